@@ -1,0 +1,10 @@
+//! SQLite replication to object storage in Litestream's LTX format.
+//!
+//! The library half: file formats, capture, spool, uploader, restore. The
+//! loadable extension (`litestream-vfs`) drives it from inside a SQLite host;
+//! the command line (`litestream`, feature `cli`) from outside.
+#![forbid(unsafe_code)]
+
+pub mod error;
+
+pub use error::{Error, ErrorKind, Result};

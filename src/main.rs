@@ -1,0 +1,3 @@
+//! The `litestream` command.
+
+fn main() {}
