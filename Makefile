@@ -1,0 +1,48 @@
+# The front door. Every target installs what it needs on a bare Debian 12 with a
+# Rust toolchain; what apt does not have goes to .cache/.
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+RELEASE := $(CARGO_TARGET_DIR)/release
+N ?= 200
+
+.PHONY: help build demo test lint bench kill-loop clean
+
+help:
+	@echo "make build        $(RELEASE)/litestream and dist/litestream_vfs.so"
+	@echo "make demo         replicate, kill and restore a real program"
+	@echo "make test         everything CI runs"
+	@echo "make lint         formatting, clippy, licences and banned crates"
+	@echo "make bench        commit cost and idle cost beside the host VFS alone"
+	@echo "make kill-loop N=200   kill -9 a writer N times, restore and compare"
+
+# Two cargo calls: features of the command line must not reach the extension.
+build:
+	tests/setup build
+	cargo build --release --locked -p litestream --features cli
+	cargo build --release --locked -p litestream-vfs
+	mkdir -p dist
+	cp $(RELEASE)/liblitestream_vfs.so dist/litestream_vfs.so.tmp
+	mv dist/litestream_vfs.so.tmp dist/litestream_vfs.so
+
+demo: build
+	tests/setup demo
+	/usr/bin/python3 tests/demo/demo.py
+
+test:
+	tests/setup test
+	tests/run
+
+lint:
+	tests/setup lint
+	tests/run lint
+
+bench: build
+	tests/setup bench
+	/usr/bin/python3 benches/commit.py
+	/usr/bin/python3 benches/idle.py
+
+kill-loop: build
+	tests/setup hosts
+	/usr/bin/python3 tests/crash/kill_loop.py $(N)
+
+clean:
+	rm -rf dist $(CARGO_TARGET_DIR)
