@@ -6,5 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod ltx;
 
 pub use error::{Error, ErrorKind, Result};
