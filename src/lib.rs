@@ -5,7 +5,10 @@
 //! the command line (`litestream`, feature `cli`) from outside.
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod error;
 pub mod ltx;
+pub mod os;
+pub mod replica_client;
 
 pub use error::{Error, ErrorKind, Result};
