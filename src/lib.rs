@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod compactor;
 pub mod error;
 pub mod ltx;
 pub mod os;

@@ -66,7 +66,13 @@ impl<R: Read> Decoder<R> {
     ///
     /// As [`Decoder::new`].
     pub fn with_checks(reader: R, checks: Checks) -> Result<Decoder<R>> {
-        let mut src = StreamSource::new(reader, READ_SIZE);
+        Decoder::with_buffer(reader, checks, READ_SIZE)
+    }
+
+    /// As [`Decoder::with_checks`], asking the reader for about `read_size`
+    /// bytes at once: for callers that keep many decoders.
+    pub(crate) fn with_buffer(reader: R, checks: Checks, read_size: usize) -> Result<Decoder<R>> {
+        let mut src = StreamSource::new(reader, read_size);
         let bytes = src.take(HEADER_SIZE, "header")?;
         let header = Header::decode(bytes).map_err(|e| e.context("unmarshal header"))?;
         header.validate().map_err(|e| e.with_kind(ErrorKind::Corrupt))?;

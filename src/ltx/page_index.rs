@@ -130,17 +130,19 @@ pub fn encode(index: &PageIndex) -> Vec<u8> {
 
 /// Decodes entries and terminator, which are exactly `bytes`.
 ///
-/// `pages_end` is the file offset where page frames end (the end marker);
-/// entries have to lie between the header and there.
+/// `pages_end` is the file offset where page frames end (the end marker). The
+/// entries have to name the frames between the header and there without a gap,
+/// which refuses what merely looks like an index in a truncated file.
 ///
 /// # Errors
 ///
 /// `Corrupt` when bytes are missing or left over, entries are not ascending, or
-/// one points outside the page section.
+/// they do not cover the page section.
 pub fn decode(bytes: &[u8], pages_end: u64) -> Result<PageIndex> {
     let mut index = PageIndex::default();
     let mut rest = bytes;
     let mut last = 0;
+    let mut expected = HEADER_SIZE as u64;
     loop {
         let pgno = uvarint(&mut rest, "pgno")?;
         if pgno == 0 {
@@ -148,7 +150,8 @@ pub fn decode(bytes: &[u8], pages_end: u64) -> Result<PageIndex> {
         }
         let offset = uvarint(&mut rest, "offset")?;
         let size = uvarint(&mut rest, "size")?;
-        let entry = checked_entry(pgno, offset, size, pages_end)?;
+        let entry = checked_entry(pgno, offset, size, expected)?;
+        expected = expected.saturating_add(size);
         if entry.pgno <= last {
             return Err(corrupt(format!("page index out of order: {last},{pgno}")));
         }
@@ -158,13 +161,15 @@ pub fn decode(bytes: &[u8], pages_end: u64) -> Result<PageIndex> {
     if !rest.is_empty() {
         return Err(corrupt(format!("{} bytes behind the page index", rest.len())));
     }
+    if expected != pages_end {
+        let message = format!("page index ends at offset {expected}, the pages at {pages_end}");
+        return Err(corrupt(message));
+    }
     Ok(index)
 }
 
-fn checked_entry(pgno: u64, offset: u64, size: u64, pages_end: u64) -> Result<IndexEntry> {
-    let fits = offset >= HEADER_SIZE as u64
-        && size > PAGE_HEADER_SIZE as u64
-        && offset.checked_add(size).is_some_and(|end| end <= pages_end);
+fn checked_entry(pgno: u64, offset: u64, size: u64, expected: u64) -> Result<IndexEntry> {
+    let fits = offset == expected && size > PAGE_HEADER_SIZE as u64;
     match (Pgno::try_from(pgno), u32::try_from(size)) {
         (Ok(pgno), Ok(size)) if fits => Ok(IndexEntry { pgno, offset, size }),
         _ => Err(corrupt(format!("invalid page index entry: {pgno},{offset},{size}"))),

@@ -1,0 +1,5 @@
+//! Merging consecutive files into one.
+
+pub mod merge;
+
+pub use merge::merge;
