@@ -1,0 +1,242 @@
+//! Parallel ranged downloads, delivered in order.
+//!
+//! Every file is cut into chunks; the chunks of all files form one queue, so
+//! the download of the next file begins long before the present one is
+//! decoded. At most `parallelism` requests are under way and at most
+//! [`window`] chunks are held, finished or not.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+
+use super::Progress;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ltx;
+use crate::replica_client::{FileId, FileInfo, ReplicaClient};
+
+/// Bytes of a chunk while few requests run; files up to this size are fetched
+/// whole.
+const CHUNK_BYTES_MAX: u64 = 1 << 20;
+const CHUNK_BYTES_MIN: u64 = 128 << 10;
+/// Bytes of all chunks that may be held at once.
+const WINDOW_BYTES_MAX: u64 = 16 << 20;
+/// More requests than this at once are not made.
+pub(super) const PARALLELISM_MAX: usize = 64;
+/// A chunk is asked for this often before its error counts.
+const ATTEMPTS: u32 = 6;
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// A request that brings nothing for so long is given up and made again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Chunks held at once: two per request, so that a slow request at the head of
+/// the queue does not stop the others.
+fn window(parallelism: usize) -> usize {
+    parallelism * 2
+}
+
+fn chunk_bytes(parallelism: usize) -> u64 {
+    (WINDOW_BYTES_MAX / window(parallelism) as u64).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX)
+}
+
+struct Job {
+    id: FileId,
+    offset: u64,
+    len: u64,
+}
+
+/// The jobs of `files`, made as they are needed.
+fn jobs(files: Vec<FileInfo>, chunk: u64) -> impl Iterator<Item = Job> {
+    files.into_iter().flat_map(move |file| {
+        let (id, size) = (file.id, file.size);
+        (0..size.div_ceil(chunk)).map(move |n| {
+            let offset = n * chunk;
+            Job { id, offset, len: chunk.min(size - offset) }
+        })
+    })
+}
+
+/// A task that ends with its owner.
+struct Owned<T>(JoinHandle<T>);
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The bytes of a list of files, one after the other.
+pub(super) struct Fetcher {
+    chunks: mpsc::Receiver<Result<Bytes>>,
+    _task: Owned<()>,
+    progress: Arc<dyn Progress>,
+    files: VecDeque<u64>,
+    failure: Option<Error>,
+}
+
+impl Fetcher {
+    /// Starts downloading `files` in the order given.
+    pub(super) fn start(
+        client: Arc<dyn ReplicaClient>,
+        rt: &Handle,
+        files: Vec<FileInfo>,
+        parallelism: usize,
+        progress: Arc<dyn Progress>,
+    ) -> Self {
+        let parallelism = parallelism.clamp(1, PARALLELISM_MAX);
+        let sizes = files.iter().map(|f| f.size).collect();
+        let (sender, chunks) = mpsc::channel(1);
+        let jobs = jobs(files, chunk_bytes(parallelism));
+        let task = rt.spawn(download(client, jobs, parallelism, sender));
+        Fetcher { chunks, _task: Owned(task), progress, files: sizes, failure: None }
+    }
+
+    /// A reader of the next file; the one before must have been read to its end.
+    pub(super) fn next_file(&mut self) -> FileReader<'_> {
+        let remaining = self.files.pop_front().unwrap_or(0);
+        FileReader { fetcher: self, chunk: Bytes::new(), remaining }
+    }
+
+    /// The download error behind a reader's I/O error, if there was one.
+    pub(super) fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+}
+
+async fn download(
+    client: Arc<dyn ReplicaClient>,
+    jobs: impl Iterator<Item = Job> + Send,
+    parallelism: usize,
+    sender: mpsc::Sender<Result<Bytes>>,
+) {
+    let gate = Arc::new(Semaphore::new(parallelism));
+    let tasks = jobs.map(|job| {
+        let (client, gate) = (client.clone(), gate.clone());
+        let mut task = Owned(tokio::spawn(async move {
+            let _permit = gate.acquire_owned().await;
+            fetch(client.as_ref(), &job).await
+        }));
+        async move {
+            (&mut task.0).await.unwrap_or_else(|e| {
+                Err(Error::new(ErrorKind::Internal, "a download task failed").with_source(e))
+            })
+        }
+    });
+    let mut chunks = futures_util::stream::iter(tasks).buffered(window(parallelism));
+    while let Some(chunk) = chunks.next().await {
+        let failed = chunk.is_err();
+        if sender.send(chunk).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+async fn fetch(client: &dyn ReplicaClient, job: &Job) -> Result<Bytes> {
+    let bytes = with_retry(|| client.read(&job.id, job.offset, Some(job.len))).await?;
+    if bytes.len() as u64 == job.len {
+        return Ok(bytes);
+    }
+    let (name, end) = (ltx::file_name(job.id.min, job.id.max), job.offset + bytes.len() as u64);
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        format!("level {} file {name} at {} ends after {end} bytes", job.id.level, client.url()),
+    ))
+}
+
+/// Runs `request` again with growing pauses while its error is transient or it
+/// hangs.
+pub(super) async fn with_retry<T, F>(mut request: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut pause = BACKOFF_FIRST;
+    for _ in 1..ATTEMPTS {
+        match tokio::time::timeout(REQUEST_TIMEOUT, request()).await {
+            Ok(Err(e)) if e.kind() == ErrorKind::Transient => {}
+            Ok(result) => return result,
+            Err(_) => {}
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    tokio::time::timeout(REQUEST_TIMEOUT, request()).await.unwrap_or_else(|_| {
+        let seconds = REQUEST_TIMEOUT.as_secs();
+        Err(Error::new(ErrorKind::Transient, format!("no answer from storage for {seconds} s")))
+    })
+}
+
+/// One file of a [`Fetcher`], up to its listed size.
+pub(super) struct FileReader<'a> {
+    fetcher: &'a mut Fetcher,
+    chunk: Bytes,
+    remaining: u64,
+}
+
+impl FileReader<'_> {
+    /// Whether every byte of the file was read.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.remaining == 0
+    }
+
+    fn next_chunk(&mut self) -> io::Result<()> {
+        match self.fetcher.chunks.blocking_recv() {
+            Some(Ok(chunk)) => {
+                self.fetcher.progress.advance(chunk.len() as u64);
+                self.chunk = chunk;
+                Ok(())
+            }
+            Some(Err(e)) => {
+                let text = e.to_string();
+                self.fetcher.failure = Some(e);
+                Err(io::Error::other(text))
+            }
+            None => Err(io::Error::other("the download ended early")),
+        }
+    }
+}
+
+impl io::Read for FileReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.remaining == 0 || buf.is_empty() {
+            return Ok(0);
+        }
+        if self.chunk.is_empty() {
+            self.next_chunk()?;
+        }
+        let n = buf.len().min(self.chunk.len());
+        self.chunk.copy_to_slice(&mut buf[..n]);
+        self.remaining -= n as u64;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ltx::Txid;
+
+    fn info(size: u64) -> FileInfo {
+        FileInfo { id: FileId { level: 0, min: Txid(1), max: Txid(1) }, size, created_at_ms: 0 }
+    }
+
+    #[test]
+    fn jobs_cover_each_file_exactly() {
+        let cut: Vec<(u64, u64)> =
+            jobs(vec![info(250), info(100), info(40)], 100).map(|j| (j.offset, j.len)).collect();
+        assert_eq!(cut, [(0, 100), (100, 100), (200, 50), (0, 100), (0, 40)]);
+    }
+
+    #[test]
+    fn the_window_is_bounded_at_every_parallelism() {
+        for parallelism in 1..=PARALLELISM_MAX {
+            let held = chunk_bytes(parallelism) * window(parallelism) as u64;
+            assert!(held <= WINDOW_BYTES_MAX, "{parallelism}: {held}");
+        }
+    }
+}

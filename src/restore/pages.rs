@@ -1,0 +1,65 @@
+//! The set of pages that were delivered already.
+
+use crate::ltx::Pgno;
+
+/// Pages per block of the set; a block is allocated when its first page is.
+const BLOCK_PAGES: usize = 1 << 16;
+const BLOCK_WORDS: usize = BLOCK_PAGES / 64;
+
+/// A set of page numbers that allocates by what is inserted, so that a page
+/// count which nobody has verified yet cannot cost memory.
+#[derive(Default)]
+pub(super) struct PageSet {
+    blocks: Vec<Option<Box<[u64; BLOCK_WORDS]>>>,
+    len: u64,
+}
+
+impl PageSet {
+    /// Adds a page; false when it was there.
+    pub(super) fn insert(&mut self, pgno: Pgno) -> bool {
+        let (block, word, bit) = place(pgno);
+        if block >= self.blocks.len() {
+            self.blocks.resize_with(block + 1, || None);
+        }
+        let words = self.blocks[block].get_or_insert_with(|| Box::new([0; BLOCK_WORDS]));
+        let added = words[word] & bit == 0;
+        words[word] |= bit;
+        self.len += u64::from(added);
+        added
+    }
+
+    /// Whether the page is in the set.
+    pub(super) fn contains(&self, pgno: Pgno) -> bool {
+        let (block, word, bit) = place(pgno);
+        self.blocks.get(block).and_then(Option::as_ref).is_some_and(|w| w[word] & bit != 0)
+    }
+
+    /// How many pages are in the set.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+fn place(pgno: Pgno) -> (usize, usize, u64) {
+    let n = pgno as usize;
+    (n / BLOCK_PAGES, n % BLOCK_PAGES / 64, 1 << (n % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembers_pages_across_blocks() {
+        let mut set = PageSet::default();
+        for pgno in [1, 64, 65_535, 65_536, 10_000_000] {
+            assert!(!set.contains(pgno));
+            assert!(set.insert(pgno));
+            assert!(!set.insert(pgno));
+            assert!(set.contains(pgno));
+        }
+        assert_eq!(set.len(), 5);
+        assert!(!set.contains(63));
+        assert!(!set.contains(Pgno::MAX));
+    }
+}
