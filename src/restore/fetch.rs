@@ -27,8 +27,8 @@ const CHUNK_BYTES_MAX: u64 = 1 << 20;
 const CHUNK_BYTES_MIN: u64 = 128 << 10;
 /// Bytes of all chunks that may be held at once.
 const WINDOW_BYTES_MAX: u64 = 16 << 20;
-/// More requests than this at once are not made.
-pub(super) const PARALLELISM_MAX: usize = 64;
+/// The most downloads under way at once.
+pub const PARALLELISM_MAX: usize = 64;
 /// A chunk is asked for this often before its error counts.
 const ATTEMPTS: u32 = 6;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);

@@ -20,6 +20,7 @@ mod pages;
 mod replay;
 mod writer;
 
+pub use fetch::PARALLELISM_MAX;
 pub use replay::{ReplaySummary, replay};
 
 /// Downloads under way at once, unless told otherwise.

@@ -1,0 +1,111 @@
+//! What the program says about itself.
+
+/// The usage screen.
+pub(super) const USAGE: &str = "\
+litestream restores, lists and inspects SQLite databases replicated to object storage.
+
+Usage:
+
+\tlitestream <command> [flags] [arguments]
+
+The commands are:
+
+\tltx       list the LTX files of a replica
+\trestore   rebuild a database from its replica
+\tstatus    show how far databases are replicated
+\tversion   print the version
+";
+
+pub(super) const RESTORE: &str = "\
+The restore command rebuilds a database from its replica.
+
+Usage:
+
+\tlitestream restore [flags] DB_PATH
+\tlitestream restore [flags] REPLICA_URL
+
+Arguments:
+
+\tDB_PATH      the database; its replica is the one that LITESTREAM_REPLICA_URL
+\t             gives ({name} and {path} stand for its file name and path)
+\tREPLICA_URL  file:///PATH or s3://BUCKET/PATH; needs -o
+
+Flags:
+
+\t-o PATH
+\t    where the database goes; default: DB_PATH
+\t-txid TXID
+\t    restore exactly through this transaction (16 hex digits)
+\t-timestamp TIME
+\t    restore the state before this time (RFC 3339)
+\t-parallelism N
+\t    downloads under way at once, 1 to 64; default: 8
+\t-if-db-not-exists
+\t    do nothing when the output exists
+\t-if-replica-exists
+\t    do nothing when there is nothing to restore
+\t-force
+\t    replace an existing database, once the new one is complete and checked
+\t-integrity-check none|quick|full
+\t    check the database before it is put in place; default: quick
+\t-dry-run
+\t    print the files that would be read, write nothing
+\t-json
+\t    print the result as JSON
+
+Examples:
+
+\t# Rebuild a database from S3.
+\t$ litestream restore -o app.db s3://bucket/app
+
+\t# The state of yesterday evening, beside the present one.
+\t$ litestream restore -o old.db -timestamp 2026-01-31T18:00:00Z s3://bucket/app
+";
+
+pub(super) const LTX: &str = "\
+The ltx command lists the LTX files of a replica.
+
+Usage:
+
+\tlitestream ltx [flags] DB_PATH
+\tlitestream ltx [flags] REPLICA_URL
+
+Flags:
+
+\t-level N|all
+\t    the level to list, 0 to 9; default: 0
+\t-json
+\t    print a JSON array
+
+Examples:
+
+\t# The snapshots of a replica.
+\t$ litestream ltx -level 9 s3://bucket/app
+";
+
+pub(super) const STATUS: &str = "\
+The status command shows how far databases are replicated, from what the
+replicating process last wrote beside each. It asks no storage.
+
+Usage:
+
+\tlitestream status [flags] DB_PATH|DIRECTORY...
+
+Flags:
+
+\t-json
+\t    print a JSON array
+
+Examples:
+
+\t# Every replicated database of a directory.
+\t$ litestream status /var/lib/app
+";
+
+pub(super) const VERSION: &str = "\
+The version command prints the version.
+
+Usage:
+
+\tlitestream version [-verbose]
+";
