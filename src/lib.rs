@@ -5,11 +5,15 @@
 //! the command line (`litestream`, feature `cli`) from outside.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod clock;
 pub mod compactor;
 pub mod error;
 pub mod ltx;
 pub mod os;
+pub mod plan;
 pub mod replica_client;
+pub mod restore;
 
 pub use error::{Error, ErrorKind, Result};

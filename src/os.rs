@@ -3,6 +3,8 @@
 //! Files that we create are private (directories 0700, files 0600) and belong
 //! to the owner of the database they serve where the process may give them away.
 
+pub mod replace;
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};

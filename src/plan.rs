@@ -55,10 +55,7 @@ impl RestorePlan {
 ///
 /// # Errors
 /// The first failing listing.
-pub async fn list_levels(
-    client: &dyn ReplicaClient,
-    metadata: bool,
-) -> Result<Vec<Vec<FileInfo>>> {
+pub async fn list_levels(client: &dyn ReplicaClient, metadata: bool) -> Result<Vec<Vec<FileInfo>>> {
     try_join_all((0..=SNAPSHOT_LEVEL).map(|level| client.list(level, Txid::NONE, metadata))).await
 }
 
@@ -71,9 +68,9 @@ pub fn calc_restore_plan(levels: &[Vec<FileInfo>], target: Target) -> Result<Res
     let (merged, snapshots) = split_levels(levels);
     let mut files = Vec::new();
     let mut cover = Txid::NONE;
-    if let Some(snapshot) = snapshots.iter().filter(|f| eligible(f, target)).next_back() {
+    if let Some(snapshot) = snapshots.iter().rfind(|f| eligible(f, target)) {
         cover = snapshot.id.max;
-        files.push(snapshot.clone());
+        files.push(*snapshot);
     }
     if target != Target::Txid(cover) {
         let mut candidates: Vec<&FileInfo> =
@@ -118,7 +115,7 @@ fn extend(files: &mut Vec<FileInfo>, candidates: &[&FileInfo], mut cover: Txid) 
         match best {
             Some(file) if file.id.max > cover => {
                 cover = file.id.max;
-                files.push(file.clone());
+                files.push(*file);
             }
             _ => return cover,
         }

@@ -134,7 +134,7 @@ fn reference(levels: &[Vec<FileInfo>], target: Target) -> Option<Vec<FileInfo>> 
         Target::Txid(t) => f.id.max <= t,
         Target::Timestamp(ms) => f.created_at_ms < ms,
     };
-    let mut chosen: Vec<FileInfo> = levels[9].iter().filter(fits).next_back().cloned().into_iter().collect();
+    let mut chosen: Vec<FileInfo> = levels[9].iter().rfind(fits).cloned().into_iter().collect();
     let mut cover = chosen.first().map_or(0, |f| f.id.max.0);
     let all = || levels[..9].iter().flatten().filter(fits);
     while target != Target::Txid(Txid(cover)) {
@@ -147,7 +147,7 @@ fn reference(levels: &[Vec<FileInfo>], target: Target) -> Option<Vec<FileInfo>> 
         });
         let Some(best) = best else { break };
         cover = best.id.max.0;
-        chosen.push(best.clone());
+        chosen.push(*best);
     }
     let gap = target == Target::Latest && all().any(|f| f.id.min.0 > cover + 1);
     let missed = matches!(target, Target::Txid(t) if t.0 != cover);
@@ -180,7 +180,8 @@ proptest! {
     ) {
         let levels = levels(files.into_iter().chain(snapshots));
         let plan = calc_restore_plan(&levels, target).ok();
-        prop_assert_eq!(plan.as_ref().map(|p| &p.files), reference(&levels, target).as_ref());
+        let expected = reference(&levels, target);
+        prop_assert_eq!(plan.as_ref().map(|p| &p.files), expected.as_ref());
         if let Some(plan) = plan {
             let mut cover = 0;
             for f in &plan.files {

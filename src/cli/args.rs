@@ -62,10 +62,9 @@ fn canonical(command: &Command, words: &[OsString]) -> Result<Option<Vec<OsStrin
             Some(value) if is_bool(arg) => bool_word(name, &value)?.into(),
             Some(value) => value,
             None if is_bool(arg) => "true".into(),
-            None => words
-                .next()
-                .cloned()
-                .ok_or_else(|| format!("flag needs an argument: -{name}"))?,
+            None => {
+                words.next().cloned().ok_or_else(|| format!("flag needs an argument: -{name}"))?
+            }
         };
         let mut canonical = OsString::from(format!("--{name}="));
         canonical.push(value);
@@ -100,9 +99,10 @@ fn bool_word(name: &str, value: &OsStr) -> Result<&'static str, String> {
     match value.to_str() {
         Some(v) if TRUE.contains(&v) => Ok("true"),
         Some(v) if FALSE.contains(&v) => Ok("false"),
-        _ => {
-            Err(format!("invalid boolean value {:?} for -{name}: parse error", value.display().to_string()))
-        }
+        _ => Err(format!(
+            "invalid boolean value {:?} for -{name}: parse error",
+            value.display().to_string()
+        )),
     }
 }
 
@@ -114,17 +114,27 @@ fn message(e: &clap::Error) -> String {
     match e.kind() {
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
             let arg = context(ContextKind::InvalidArg);
-            let name = arg.trim_start_matches('-').split('=').next().unwrap_or_default();
-            let cause = std::error::Error::source(e).map_or("parse error".into(), |s| s.to_string());
+            let name = arg.trim_start_matches('-').split(['=', ' ']).next().unwrap_or_default();
+            let cause =
+                std::error::Error::source(e).map_or("parse error".into(), |s| s.to_string());
             let value = context(ContextKind::InvalidValue);
             format!("invalid value {value:?} for flag -{name}: {cause}")
         }
         ErrorKind::UnknownArgument | ErrorKind::TooManyValues => "too many arguments".to_owned(),
         ErrorKind::ArgumentConflict => {
             let arg = context(ContextKind::InvalidArg);
-            format!("flag given more than once: {}", arg.split('=').next().unwrap_or_default())
+            format!(
+                "flag given more than once: {}",
+                arg.split(['=', ' ']).next().unwrap_or_default()
+            )
         }
-        _ => e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+        _ => e
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: ")
+            .to_owned(),
     }
 }
 

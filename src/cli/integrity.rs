@@ -60,9 +60,8 @@ impl FromStr for Mode {
 /// `Corrupt` with the first problems found.
 pub(super) fn check(path: &Path, mode: Mode) -> Result<()> {
     let Some(pragma) = mode.pragma() else { return Ok(()) };
-    let problems = problems(path, pragma).map_err(|e| {
-        failed(format!("{e}; -integrity-check none restores without a check"))
-    })?;
+    let problems = problems(path, pragma)
+        .map_err(|e| failed(format!("{e}; -integrity-check none restores without a check")))?;
     match problems.as_slice() {
         [one] if one == "ok" => Ok(()),
         found => Err(failed(found.join("; "))),

@@ -162,7 +162,11 @@ impl Job {
         self.source.database.is_none()
     }
 
-    fn restore(&self, client: &Arc<dyn ReplicaClient>, runtime: &tokio::runtime::Runtime) -> Outcome {
+    fn restore(
+        &self,
+        client: &Arc<dyn ReplicaClient>,
+        runtime: &tokio::runtime::Runtime,
+    ) -> Outcome {
         let start = Instant::now();
         let bar = Arc::new(Bar::new());
         let check = |path: &Path| integrity::check(path, self.check);

@@ -164,7 +164,8 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
 
 /// The highest TXID among the files of Litestream's daemon.
 fn newest_local(dir: &Path) -> Result<Option<String>> {
-    let newest = os::list_dir(dir)?.iter().filter_map(|e| parse_file_name(&e.name)).map(|r| r.1).max();
+    let newest =
+        os::list_dir(dir)?.iter().filter_map(|e| parse_file_name(&e.name)).map(|r| r.1).max();
     Ok(newest.map(|txid| txid.to_string()))
 }
 
@@ -230,9 +231,13 @@ mod tests {
 
     #[test]
     fn sizes_for_people() {
-        for (bytes, text) in
-            [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (37_112, "37 kB"), (4_152_992, "4.2 MB")]
-        {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (37_112, "37 kB"),
+            (4_152_992, "4.2 MB"),
+        ] {
             assert_eq!(human_size(bytes), text);
         }
     }

@@ -84,7 +84,10 @@ mod tests {
             "2000-01-01T00:00:00Z[UTC]",
         ] {
             let e = parse_timestamp(text).unwrap_err();
-            assert!(e.to_string().contains("invalid -timestamp, must specify in ISO 8601"), "{text}");
+            assert!(
+                e.to_string().contains("invalid -timestamp, must specify in ISO 8601"),
+                "{text}"
+            );
         }
     }
 

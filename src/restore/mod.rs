@@ -168,9 +168,9 @@ pub fn plan(
     within_bounds: bool,
 ) -> Result<RestorePlan> {
     let metadata = matches!(target, Target::Timestamp(_));
-    let levels = rt
-        .block_on(fetch::with_retry(|| list_levels(client, metadata)))
-        .map_err(|e| if e.kind() == ErrorKind::NotFound { e.with_kind(ErrorKind::Denied) } else { e })?;
+    let levels = rt.block_on(fetch::with_retry(|| list_levels(client, metadata))).map_err(|e| {
+        if e.kind() == ErrorKind::NotFound { e.with_kind(ErrorKind::Denied) } else { e }
+    })?;
     let url = client.url();
     if levels.iter().all(Vec::is_empty) {
         return Err(Error::new(ErrorKind::NotFound, format!("no backups found at {url}")));
@@ -179,7 +179,9 @@ pub fn plan(
         check_bounds(levels.iter().flatten(), ms)?;
     }
     calc_restore_plan(&levels, target).map_err(|e| match e.kind() {
-        ErrorKind::NotFound => e.context(format_args!("no matching backup files available at {url}")),
+        ErrorKind::NotFound => {
+            e.context(format_args!("no matching backup files available at {url}"))
+        }
         _ => e.context(format_args!("cannot calc restore plan for {url}")),
     })
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::fetch::{FileReader, Fetcher};
+use super::fetch::{Fetcher, FileReader};
 use super::pages::PageSet;
 use super::{PageSink, ReplayOptions};
 use crate::error::{Error, ErrorKind, Result};
