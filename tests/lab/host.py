@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import urllib.parse
 
-EXTENSION = os.environ["LAB_EXTENSION"]
+EXTENSION = os.environ.get("LAB_EXTENSION")
 _loader = None
 
 
