@@ -122,7 +122,7 @@ def writer_instructions(directory):
     """Instructions of the thread that runs commitbench's writer()."""
     for path in directory.glob("callgrind.out.*"):
         text = path.read_text(errors="replace")
-        if re.search(r"^fn=\(\d+\) writer$", text, re.M):
+        if re.search(r"^c?fn=\(\d+\) writer$", text, re.M):
             return int(re.search(r"^(?:totals|summary): (\d+)", text, re.M)[1])
     raise SystemExit("callgrind named no thread that runs writer()")
 

@@ -186,7 +186,8 @@ class Accepted(HostCase):
             say(before=before, after=status(db), last=last)
             db.close()
         """)
-        self.assertIn("wal", str(said["before"]).lower())
+        self.assertEqual(said["before"]["state"], "not_wal")
+        self.assertEqual(said["after"]["state"], "ok")
         self.assertIn("wal", said["last"].lower())
         self.oracle()
 
