@@ -5,15 +5,28 @@
 //! the command line (`litestream`, feature `cli`) from outside.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod clock;
 pub mod compactor;
+pub mod config;
+pub mod db;
 pub mod error;
+mod history;
+pub mod host;
+pub mod log;
 pub mod ltx;
 pub mod os;
+mod pages;
 pub mod plan;
+mod probe;
+mod replica;
 pub mod replica_client;
 pub mod restore;
+mod shipped;
+mod snapshot;
+pub mod store;
+mod stream;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,212 @@
+//! Opening the capture state of a database: the lock, the position file, the
+//! spool, and the proof that the position still continues.
+
+use std::path::PathBuf;
+
+use crate::capture::frames;
+use crate::capture::position::{POSITION_LEN, Position};
+use crate::capture::segment::{self, Segment};
+use crate::capture::{Capture, Gap, POSITION_FILE};
+use crate::error::{ErrorKind, Result};
+use crate::ltx::Txid;
+use crate::os::disk::{self as os, File, FileStat, Owner};
+
+/// Where and what to open.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Directory of the spool.
+    pub dir: PathBuf,
+    /// The database's WAL.
+    pub wal_path: PathBuf,
+    /// The database file as it is now.
+    pub database: FileStat,
+    /// Hash of the replica's URL.
+    pub replica: u64,
+    /// Owner of files that are made.
+    pub owner: Option<Owner>,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The capture state, locked by this process.
+    pub capture: Capture,
+    /// Sealed segments that storage may not have, ascending by TXID.
+    pub sealed: Vec<Segment>,
+    /// The position is about this database and this replica.
+    pub trusted: bool,
+    /// Things to tell the user.
+    pub notes: Vec<String>,
+}
+
+/// Opens the capture state; `None` when another process has it.
+///
+/// # Errors
+/// The directory cannot be used, or a newer version of this library wrote it.
+pub fn open(place: &Place) -> Result<Option<Recovered>> {
+    os::create_private_dir(&place.dir, place.owner)?;
+    let file = File::open_private(&place.dir.join(POSITION_FILE), place.owner)?;
+    if !file.try_lock()? {
+        return Ok(None);
+    }
+    let mut notes = Vec::new();
+    let found = read_position(&file, &mut notes)?;
+    let trusted = found.as_ref().is_some_and(|p| belongs(p, place, &mut notes));
+    let mut position = if trusted { found.unwrap_or_default() } else { Position::default() };
+    position.replica = place.replica;
+    position.identity = (place.database.dev, place.database.ino);
+    let same_replica = found.is_some_and(|p| p.replica == place.replica);
+    let mut capture = Capture {
+        dir: place.dir.clone(),
+        wal_path: place.wal_path.clone(),
+        owner: place.owner,
+        file,
+        position,
+        segment: None,
+        wal: None,
+        buf: Vec::new(),
+        gap: None,
+        partial: false,
+    };
+    let before = found.map_or(Txid(0), |p| p.segment.txid);
+    let sealed = capture.open_segments(before, trusted, same_replica, &mut notes)?;
+    if trusted {
+        capture.prove(place)?;
+    } else {
+        capture.declare_gap(Gap::First)?;
+    }
+    Ok(Some(Recovered { capture, sealed, trusted, notes }))
+}
+
+fn read_position(file: &File, notes: &mut Vec<String>) -> Result<Option<Position>> {
+    let mut bytes = [0u8; POSITION_LEN];
+    let got = file.read_at(&mut bytes, 0)?;
+    if got == 0 {
+        return Ok(None);
+    }
+    match Position::decode(&bytes[..got]) {
+        Ok(p) => Ok(Some(p)),
+        Err(e) if e.kind() == ErrorKind::Unsupported => {
+            Err(e.context(file.path().display().to_string()))
+        }
+        Err(e) => {
+            notes.push(format!(
+                "{}: {e}; the database is compared with the replica instead",
+                file.path().display()
+            ));
+            Ok(None)
+        }
+    }
+}
+
+fn belongs(p: &Position, place: &Place, notes: &mut Vec<String>) -> bool {
+    if p.replica != place.replica {
+        notes.push("the replica URL changed since the last run".to_owned());
+        return false;
+    }
+    if p.identity != (place.database.dev, place.database.ino) {
+        notes.push("the database file was replaced since the last run".to_owned());
+        return false;
+    }
+    true
+}
+
+impl Capture {
+    fn open_segments(
+        &mut self,
+        open_txid: Txid,
+        trusted: bool,
+        same_replica: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Segment>> {
+        let mut sealed: Vec<Segment> = Vec::new();
+        let mark = self.position.segment;
+        for name in os::list_dir(&self.dir)? {
+            let path = self.dir.join(&name);
+            let Some((txid, generation)) = segment::parse_file_name(&name) else { continue };
+            if trusted && txid == mark.txid && generation == mark.generation && mark.len > 0 {
+                match Segment::open(&self.dir, txid, generation, Some(mark.len), self.owner) {
+                    Ok(segment) => self.segment = Some(segment),
+                    Err(e) => {
+                        notes.push(e.to_string());
+                        self.gap = Some(Gap::SpoolDamaged);
+                        os::remove_file(&path)?;
+                    }
+                }
+                continue;
+            }
+            let waiting = same_replica && txid < open_txid && self.gap.is_none();
+            let contiguous = sealed.last().is_none_or(|s| s.txid().next() == txid);
+            if !waiting {
+                os::remove_file(&path)?;
+                continue;
+            }
+            match Segment::open(&self.dir, txid, generation, None, self.owner) {
+                Ok(segment) if segment.sealed().is_some() && contiguous => sealed.push(segment),
+                Ok(_) => self.damaged(&path.display().to_string(), "is out of order", notes),
+                Err(e) => self.damaged(&path.display().to_string(), &e.to_string(), notes),
+            }
+        }
+        let last_waits = sealed.last().is_none_or(|s| s.txid().next() == mark.txid);
+        let open_lost = trusted && mark.len > 0 && self.segment.is_none();
+        if trusted && (!last_waits || open_lost) && self.gap.is_none() {
+            self.damaged(&self.dir.display().to_string(), "misses a segment", notes);
+        }
+        Ok(sealed)
+    }
+
+    fn damaged(&mut self, what: &str, why: &str, notes: &mut Vec<String>) {
+        notes.push(format!("spool {what}: {why}; a snapshot will repair the replica"));
+        self.gap = Some(Gap::SpoolDamaged);
+    }
+
+    /// Continuity is proven by the WAL at the position, by a recorded next
+    /// generation, or by the state of the database file as it was closed.
+    fn prove(&mut self, place: &Place) -> Result<()> {
+        if let Some(gap) = self.gap.take() {
+            return self.declare_gap(gap);
+        }
+        if !self.position.following {
+            let gap = if self.position.snapshot_pending == Txid(0) {
+                Gap::Unproven
+            } else {
+                Gap::SnapshotInterrupted
+            };
+            self.gap = Some(gap);
+            return Ok(());
+        }
+        let header = match File::open(&place.wal_path) {
+            Ok(wal) => {
+                let header = frames::read_header(&wal)?;
+                self.wal = Some(wal);
+                header
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        let at = self.position.wal;
+        let gap = match header {
+            Some(h) if h.salts == at.salts => {
+                if self.position_frame_holds()? {
+                    None
+                } else {
+                    Some(Gap::Rewind)
+                }
+            }
+            Some(h) if self.position.next_salts == Some(h.salts) => None,
+            Some(_) => Some(Gap::WalReplaced),
+            None => {
+                let d = &place.database;
+                let same = self.position.clean.is_some_and(|c| {
+                    (c.size, c.mtime_ns, c.ctime_ns) == (d.size, d.mtime_ns, d.ctime_ns)
+                });
+                if same { None } else { Some(Gap::Unproven) }
+            }
+        };
+        self.wal = None;
+        match gap {
+            Some(gap) => self.declare_gap(gap),
+            None => Ok(()),
+        }
+    }
+}

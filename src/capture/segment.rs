@@ -1,0 +1,495 @@
+//! The open spool segment: captured pages that have no TXID in storage yet.
+//!
+//! A log of batches; a page written again makes its older copy garbage. The
+//! position file says how many bytes count, so a batch that was cut short by a
+//! crash is simply overwritten. Little-endian:
+//!
+//! ```text
+//! file   = header (64) batch*
+//! header = magic "LSVFSSEG" | version u32 | page size u32 | TXID u64 | zeros
+//! batch  = kind u32 | pages u32 | body length u64 | CRC-64 of the body u64
+//!          | CRC-64 of bytes 0..24 u64 | body
+//! body   = page numbers (u32 each) then pages        kind 1: pages
+//!        | Seal (40 bytes)                           kind 2: the segment is sealed
+//!        | database size u32                         kind 3: it shrank to this many pages
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use crate::capture::page_map::PageMap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ltx::checksum::crc64;
+use crate::ltx::{Pgno, Txid};
+use crate::os::disk::{self as os, File, Owner};
+
+const MAGIC: &[u8; 8] = b"LSVFSSEG";
+const VERSION: u32 = 1;
+const HEADER_LEN: u64 = 64;
+const BATCH_HEADER_LEN: usize = 32;
+const KIND_PAGES: u32 = 1;
+const KIND_SEAL: u32 = 2;
+const KIND_SHRINK: u32 = 3;
+const SEAL_LEN: usize = 40;
+/// Pages in one batch at most; bounds the buffer that a reader needs.
+pub const BATCH_PAGES_MAX: usize = 4096;
+/// Garbage that is tolerated beyond the bytes in use before a segment is
+/// rewritten without it.
+const GARBAGE_BYTES_MAX: u64 = 64 << 20;
+
+/// What a sealed segment becomes: the facts of its L0 header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seal {
+    /// Database size in pages after the segment.
+    pub commit: Pgno,
+    /// Milliseconds since the epoch.
+    pub timestamp_ms: i64,
+    /// Start of the captured WAL range in bytes.
+    pub wal_offset: i64,
+    /// Length of the captured WAL range in bytes.
+    pub wal_size: i64,
+    /// Salts of the WAL generation that the range belongs to.
+    pub wal_salts: [u32; 2],
+}
+
+impl Seal {
+    fn encode(&self) -> [u8; SEAL_LEN] {
+        let mut b = [0u8; SEAL_LEN];
+        b[0..4].copy_from_slice(&self.commit.to_le_bytes());
+        b[4..8].copy_from_slice(&self.wal_salts[0].to_le_bytes());
+        b[8..12].copy_from_slice(&self.wal_salts[1].to_le_bytes());
+        b[16..24].copy_from_slice(&self.timestamp_ms.to_le_bytes());
+        b[24..32].copy_from_slice(&self.wal_offset.to_le_bytes());
+        b[32..40].copy_from_slice(&self.wal_size.to_le_bytes());
+        b
+    }
+
+    fn decode(b: &[u8]) -> Option<Seal> {
+        let b: &[u8; SEAL_LEN] = b.try_into().ok()?;
+        let u32_at = |at: usize| u32::from_le_bytes(b[at..at + 4].try_into().unwrap_or_default());
+        let i64_at = |at: usize| i64::from_le_bytes(b[at..at + 8].try_into().unwrap_or_default());
+        Some(Seal {
+            commit: u32_at(0),
+            timestamp_ms: i64_at(16),
+            wal_offset: i64_at(24),
+            wal_size: i64_at(32),
+            wal_salts: [u32_at(4), u32_at(8)],
+        })
+    }
+}
+
+/// A segment file and where the newest copy of each page lies in it.
+#[derive(Debug)]
+pub struct Segment {
+    file: File,
+    txid: Txid,
+    generation: u32,
+    page_size: u32,
+    len: u64,
+    pages: PageMap,
+    seal: Option<Seal>,
+    scratch: Vec<u8>,
+    owner: Option<Owner>,
+}
+
+/// Name of the segment file of `txid`, generation `generation`.
+pub fn file_name(txid: Txid, generation: u32) -> String {
+    format!("{txid}.{generation:08x}.segment")
+}
+
+/// The TXID and generation in a segment file's name.
+pub fn parse_file_name(name: &str) -> Option<(Txid, u32)> {
+    let (txid, rest) = name.strip_suffix(".segment")?.split_once('.')?;
+    Some((txid.parse().ok()?, u32::from_str_radix(rest, 16).ok()?))
+}
+
+impl Segment {
+    /// Makes an empty segment in `dir`, over whatever has its name.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn create(
+        dir: &Path,
+        txid: Txid,
+        generation: u32,
+        page_size: u32,
+        owner: Option<Owner>,
+    ) -> Result<Segment> {
+        let file = File::open_private(&dir.join(file_name(txid, generation)), owner)?;
+        file.set_len(0)?;
+        let mut header = [0u8; HEADER_LEN as usize];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        header[12..16].copy_from_slice(&page_size.to_le_bytes());
+        header[16..24].copy_from_slice(&txid.0.to_le_bytes());
+        file.write_all_at(&header, 0)?;
+        Ok(Segment {
+            file,
+            txid,
+            generation,
+            page_size,
+            len: HEADER_LEN,
+            pages: PageMap::default(),
+            seal: None,
+            scratch: Vec::new(),
+            owner,
+        })
+    }
+
+    /// Opens a segment and checks every batch in its first `len` bytes
+    /// (`None`: all of the file).
+    ///
+    /// # Errors
+    /// `Corrupt` when a batch is torn or altered, `NotFound` when there is no
+    /// such file.
+    pub fn open(
+        dir: &Path,
+        txid: Txid,
+        generation: u32,
+        len: Option<u64>,
+        owner: Option<Owner>,
+    ) -> Result<Segment> {
+        let path = dir.join(file_name(txid, generation));
+        let file = File::open_private(&path, owner)?;
+        let mut header = [0u8; HEADER_LEN as usize];
+        file.read_exact_at(&mut header, 0)?;
+        let page_size = u32::from_le_bytes(header[12..16].try_into().unwrap_or_default());
+        let named = u64::from_le_bytes(header[16..24].try_into().unwrap_or_default());
+        if &header[..8] != MAGIC
+            || header[8..12] != VERSION.to_le_bytes()
+            || !(512..=65536).contains(&page_size)
+            || !page_size.is_power_of_two()
+            || named != txid.0
+        {
+            return Err(corrupt(&path, "its header is not that of a spool segment"));
+        }
+        let end = match len {
+            Some(len) => len,
+            None => file.len()?,
+        };
+        let mut segment = Segment {
+            file,
+            txid,
+            generation,
+            page_size,
+            len: HEADER_LEN,
+            pages: PageMap::default(),
+            seal: None,
+            scratch: Vec::new(),
+            owner,
+        };
+        segment.replay(end)?;
+        Ok(segment)
+    }
+
+    fn replay(&mut self, end: u64) -> Result<()> {
+        let path = self.file.path().to_owned();
+        while self.len < end {
+            let mut h = [0u8; BATCH_HEADER_LEN];
+            self.file.read_exact_at(&mut h, self.len)?;
+            let kind = u32::from_le_bytes(h[0..4].try_into().unwrap_or_default());
+            let count = u32::from_le_bytes(h[4..8].try_into().unwrap_or_default()) as usize;
+            let body_len = u64::from_le_bytes(h[8..16].try_into().unwrap_or_default());
+            let body_crc = u64::from_le_bytes(h[16..24].try_into().unwrap_or_default());
+            let crc = u64::from_le_bytes(h[24..32].try_into().unwrap_or_default());
+            let expected = match kind {
+                KIND_PAGES if count <= BATCH_PAGES_MAX => count as u64 * (4 + self.page_len()),
+                KIND_SEAL => SEAL_LEN as u64,
+                KIND_SHRINK => 4,
+                _ => u64::MAX,
+            };
+            let body_at = self.len + BATCH_HEADER_LEN as u64;
+            if crc64(&h[..24]) != crc || body_len != expected || body_at + body_len > end {
+                return Err(corrupt(&path, &format!("the batch at byte {} is torn", self.len)));
+            }
+            self.scratch.resize(body_len as usize, 0);
+            self.file.read_exact_at(&mut self.scratch, body_at)?;
+            if crc64(&self.scratch) != body_crc {
+                return Err(corrupt(&path, &format!("the batch at byte {} is altered", self.len)));
+            }
+            match kind {
+                KIND_PAGES => {
+                    let data_at = body_at + count as u64 * 4;
+                    for i in 0..count {
+                        let pgno = u32::from_le_bytes(
+                            self.scratch[i * 4..i * 4 + 4].try_into().unwrap_or_default(),
+                        );
+                        self.pages.insert(pgno, data_at + i as u64 * self.page_len());
+                    }
+                }
+                KIND_SHRINK => {
+                    let commit =
+                        u32::from_le_bytes(self.scratch[..4].try_into().unwrap_or_default());
+                    self.pages.retain_up_to(commit);
+                }
+                _ => self.seal = Seal::decode(&self.scratch),
+            }
+            self.len = body_at + body_len;
+        }
+        Ok(())
+    }
+
+    fn page_len(&self) -> u64 {
+        u64::from(self.page_size)
+    }
+
+    /// Appends pages; `pages` yields at most [`BATCH_PAGES_MAX`] of them.
+    ///
+    /// # Errors
+    /// `Full` when the device has no room; the segment stays as it was.
+    pub fn append<'a>(
+        &mut self,
+        pages: impl ExactSizeIterator<Item = (Pgno, &'a [u8])> + Clone,
+    ) -> Result<()> {
+        let count = pages.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let mut batch = std::mem::take(&mut self.scratch);
+        batch.clear();
+        batch.resize(BATCH_HEADER_LEN, 0);
+        for (pgno, _) in pages.clone() {
+            batch.extend_from_slice(&pgno.to_le_bytes());
+        }
+        for (_, data) in pages.clone() {
+            batch.extend_from_slice(data);
+        }
+        let data_at = self.len + (BATCH_HEADER_LEN + count * 4) as u64;
+        let wrote = self.write_batch(KIND_PAGES, count as u32, &mut batch);
+        self.scratch = batch;
+        wrote?;
+        for (i, (pgno, _)) in pages.enumerate() {
+            self.pages.insert(pgno, data_at + i as u64 * self.page_len());
+        }
+        Ok(())
+    }
+
+    /// Records that the database shrank to `commit` pages: later pages are dropped.
+    ///
+    /// # Errors
+    /// `Full` when the device has no room; the segment stays as it was.
+    pub fn shrink(&mut self, commit: Pgno) -> Result<()> {
+        let mut batch = vec![0u8; BATCH_HEADER_LEN];
+        batch.extend_from_slice(&commit.to_le_bytes());
+        self.write_batch(KIND_SHRINK, 0, &mut batch)?;
+        self.pages.retain_up_to(commit);
+        Ok(())
+    }
+
+    /// Ends the segment. After this nothing is appended.
+    ///
+    /// # Errors
+    /// `Full` when the device has no room.
+    pub fn seal(&mut self, seal: Seal) -> Result<()> {
+        let mut batch = vec![0u8; BATCH_HEADER_LEN];
+        batch.extend_from_slice(&seal.encode());
+        self.write_batch(KIND_SEAL, 0, &mut batch)?;
+        self.seal = Some(seal);
+        Ok(())
+    }
+
+    fn write_batch(&mut self, kind: u32, count: u32, batch: &mut [u8]) -> Result<()> {
+        let body_len = (batch.len() - BATCH_HEADER_LEN) as u64;
+        let body_crc = crc64(&batch[BATCH_HEADER_LEN..]);
+        batch[0..4].copy_from_slice(&kind.to_le_bytes());
+        batch[4..8].copy_from_slice(&count.to_le_bytes());
+        batch[8..16].copy_from_slice(&body_len.to_le_bytes());
+        batch[16..24].copy_from_slice(&body_crc.to_le_bytes());
+        let crc = crc64(&batch[..24]);
+        batch[24..32].copy_from_slice(&crc.to_le_bytes());
+        self.file.write_all_at(batch, self.len)?;
+        self.len += batch.len() as u64;
+        Ok(())
+    }
+
+    /// Whether so much of the file is garbage that a rewrite pays.
+    pub fn wants_rewrite(&self) -> bool {
+        let live = self.pages.len() as u64 * self.page_len();
+        self.len.saturating_sub(live) > live + GARBAGE_BYTES_MAX
+    }
+
+    /// Copies the pages in use to the next generation's file. The old file
+    /// stays until the caller removes it, after the position names the new one.
+    ///
+    /// # Errors
+    /// `Full` when the device has no room; the segment stays as it was.
+    pub fn rewrite(&mut self, dir: &Path) -> Result<PathBuf> {
+        let mut fresh =
+            Segment::create(dir, self.txid, self.generation + 1, self.page_size, self.owner)?;
+        let order = self.pages.sorted();
+        let batch_pages = (1 << 20) / self.page_size as usize;
+        let mut data = vec![0u8; batch_pages * self.page_size as usize];
+        for chunk in order.chunks(batch_pages) {
+            for (i, &(_, at)) in chunk.iter().enumerate() {
+                let from = i * self.page_size as usize;
+                self.file.read_exact_at(&mut data[from..from + self.page_size as usize], at)?;
+            }
+            let page = self.page_size as usize;
+            fresh.append(
+                chunk.iter().enumerate().map(|(i, &(p, _))| (p, &data[i * page..(i + 1) * page])),
+            )?;
+        }
+        let old = self.file.path().to_owned();
+        *self = fresh;
+        Ok(old)
+    }
+
+    /// Gives the segment another TXID. The old file stays until the caller
+    /// removes it, after the position names the new one.
+    ///
+    /// # Errors
+    /// `Full` when the device has no room; the segment stays as it was.
+    pub fn retitle(&mut self, dir: &Path, txid: Txid) -> Result<PathBuf> {
+        let before = (self.txid, self.generation);
+        self.txid = txid;
+        self.generation = 0;
+        let done = self.rewrite(dir);
+        if done.is_err() {
+            (self.txid, self.generation) = before;
+        }
+        done
+    }
+
+    /// Calls `visit` with every page in ascending order of page number.
+    ///
+    /// # Errors
+    /// A read failed, or `visit` did.
+    pub fn for_each_page(&self, mut visit: impl FnMut(Pgno, &[u8]) -> Result<()>) -> Result<()> {
+        let mut page = vec![0u8; self.page_size as usize];
+        for (pgno, at) in self.pages.sorted() {
+            self.file.read_exact_at(&mut page, at)?;
+            visit(pgno, &page)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the newest copy of `pgno` is here.
+    pub fn contains(&self, pgno: Pgno) -> bool {
+        self.pages.contains(pgno)
+    }
+
+    /// Number of pages in use.
+    pub fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Bytes of the file that count.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it holds no page.
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+
+    /// TXID that it gets, or got when sealed.
+    pub fn txid(&self) -> Txid {
+        self.txid
+    }
+
+    /// Generation of its file.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Page size in bytes.
+    pub fn page_size(&self) -> u32 {
+        self.page_size
+    }
+
+    /// Its seal, when it has one.
+    pub fn sealed(&self) -> Option<Seal> {
+        self.seal
+    }
+
+    /// Path of its file.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Removes its file.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn remove(self) -> Result<()> {
+        os::remove_file(self.file.path())
+    }
+}
+
+fn corrupt(path: &Path, why: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("spool segment {}: {why}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(list: &[(Pgno, u8)]) -> Vec<(Pgno, Vec<u8>)> {
+        list.iter().map(|&(p, fill)| (p, vec![fill; 512])).collect()
+    }
+
+    fn append(s: &mut Segment, list: &[(Pgno, u8)]) {
+        let list = pages(list);
+        s.append(list.iter().map(|(p, d)| (*p, d.as_slice()))).unwrap();
+    }
+
+    fn content(s: &Segment) -> Vec<(Pgno, u8)> {
+        let mut out = Vec::new();
+        s.for_each_page(|p, d| {
+            out.push((p, d[511]));
+            Ok(())
+        })
+        .unwrap();
+        out
+    }
+
+    #[test]
+    fn newest_copy_wins_and_survives_reopen() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = Segment::create(dir.path(), Txid(7), 0, 512, None).unwrap();
+        append(&mut s, &[(3, 1), (1, 1)]);
+        append(&mut s, &[(3, 2), (9, 2)]);
+        s.shrink(8).unwrap();
+        let seal =
+            Seal { commit: 8, timestamp_ms: 5, wal_offset: 32, wal_size: 0, wal_salts: [1, 2] };
+        s.seal(seal).unwrap();
+        let len = s.len();
+        assert_eq!(content(&s), [(1, 1), (3, 2)]);
+        drop(s);
+        let s = Segment::open(dir.path(), Txid(7), 0, Some(len), None).unwrap();
+        assert_eq!(content(&s), [(1, 1), (3, 2)]);
+        assert_eq!(s.sealed(), Some(seal));
+    }
+
+    #[test]
+    fn a_torn_or_altered_batch_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = Segment::create(dir.path(), Txid(7), 0, 512, None).unwrap();
+        append(&mut s, &[(3, 1)]);
+        let len = s.len();
+        let path = s.path().to_owned();
+        drop(s);
+        assert!(Segment::open(dir.path(), Txid(7), 0, Some(len - 1), None).is_err());
+        assert!(Segment::open(dir.path(), Txid(7), 0, Some(len + 1), None).is_err());
+        let f = File::open_private(&path, None).unwrap();
+        f.write_all_at(&[9], len - 1).unwrap();
+        let e = Segment::open(dir.path(), Txid(7), 0, Some(len), None).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Corrupt);
+        assert!(e.to_string().contains("segment"), "{e}");
+    }
+
+    #[test]
+    fn a_rewrite_drops_garbage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = Segment::create(dir.path(), Txid(7), 0, 512, None).unwrap();
+        for round in 0..50 {
+            append(&mut s, &[(1, round), (2, round)]);
+        }
+        let before = s.len();
+        let old = s.rewrite(dir.path()).unwrap();
+        assert_eq!(parse_file_name(old.file_name().unwrap().to_str().unwrap()), Some((Txid(7), 0)));
+        assert_eq!(content(&s), [(1, 49), (2, 49)]);
+        assert!(s.len() < before / 10);
+        assert_eq!(s.generation(), 1);
+    }
+}

@@ -1,0 +1,294 @@
+//! What the host's connections tell, each in its own thread, inside its own
+//! callback.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::capture::position::CleanMark;
+use crate::capture::{Gap, Published};
+use crate::db::{Db, History, lock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::WalIndexHeader;
+use crate::log::Level;
+use crate::ltx::Txid;
+use crate::os::disk as os;
+
+/// Frames that a connection which wants to restart the WAL captures itself
+/// instead of waiting for the worker.
+const INLINE_FRAMES_MAX: u32 = 256;
+/// How long such a connection waits for the worker before it hears BUSY.
+const RESTART_WAIT: Duration = Duration::from_millis(10);
+
+/// How long to wait for storage.
+pub type Wait = Duration;
+
+impl Db {
+    /// A writer is about to release the WAL's write lock. No I/O, no
+    /// allocation; wakes the worker at most once per batch.
+    #[inline]
+    pub fn note_published(&self, header: &WalIndexHeader) {
+        let note = (u64::from(header.salts[0]) << 32) | u64::from(header.mx_frame);
+        if self.note.load(Ordering::Relaxed) == note {
+            return;
+        }
+        self.note.store(note, Ordering::Release);
+        if !self.armed.load(Ordering::Relaxed) {
+            self.arm();
+        }
+    }
+
+    #[cold]
+    pub(crate) fn arm(&self) {
+        if self.armed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if self.armed_at_ms.load(Ordering::Relaxed) == 0 {
+            self.armed_at_ms.store(self.clock.now_ms().max(1) as u64, Ordering::Release);
+        }
+        if let Some(store) = self.store.upgrade() {
+            store.schedule(self.identity, self.seal_delay());
+        }
+    }
+
+    /// The first read lock of a connection after its open was granted.
+    pub fn first_read(self: &Arc<Self>, header: &WalIndexHeader) {
+        if self.started.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.begin_baseline();
+        self.note_published(header);
+        self.kick();
+    }
+
+    /// A checkpointer has its lock: soon the WAL may be restarted.
+    pub fn checkpoint_granted(&self) {
+        if !self.is_caught_up()
+            && let Some(store) = self.store.upgrade()
+        {
+            store.capture_soon(self.identity);
+        }
+    }
+
+    /// A connection wants to restart the WAL while it holds the write lock.
+    /// False: it should be told BUSY. `holds_ckpt`: it is a checkpoint of mode
+    /// RESTART or TRUNCATE, which is never refused.
+    pub fn before_wal_restart(&self, holds_ckpt: bool) -> bool {
+        if self.is_faulted() || self.is_caught_up() {
+            return true;
+        }
+        if holds_ckpt || self.uncaptured_frames() <= INLINE_FRAMES_MAX {
+            self.capture_now("the WAL is restarted");
+            return true;
+        }
+        let deadline = Instant::now() + RESTART_WAIT;
+        if let Some(store) = self.store.upgrade() {
+            store.capture_soon(self.identity);
+        }
+        let (generation, signal) = &self.captured_signal;
+        let mut seen = lock(generation);
+        while !self.is_caught_up() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            seen = match signal.wait_timeout(seen, left) {
+                Ok((guard, _)) => guard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+        true
+    }
+
+    fn uncaptured_frames(&self) -> u32 {
+        let captured = self.captured.load(Ordering::Acquire);
+        let Published { salt1, mx_frame } = self.published();
+        if (captured >> 32) as u32 == salt1 {
+            mx_frame.saturating_sub(captured as u32)
+        } else {
+            mx_frame
+        }
+    }
+
+    /// Captures in the caller's thread because the WAL goes away; what cannot
+    /// be captured is a gap.
+    fn capture_now(&self, why: &str) {
+        if self.is_faulted() {
+            return;
+        }
+        let mut guard = lock(&self.capture);
+        let Some(capture) = guard.as_mut() else { return };
+        if self.is_caught_up() {
+            return;
+        }
+        if let Err(e) = self.capture_locked(capture) {
+            self.log(Level::Error, &format!("{why} and its end cannot be captured: {e}"));
+            // The gap holds in memory even when its record cannot be written.
+            let _ = self.declare_gap(capture, Gap::CaptureFailed);
+            self.captured.store(self.note.load(Ordering::Acquire), Ordering::Release);
+        }
+    }
+
+    /// The header of a new WAL generation is about to be written.
+    pub fn before_wal_header(&self, header: &[u8]) {
+        if header.len() < 32 || self.is_faulted() {
+            return;
+        }
+        let word =
+            |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap_or_default());
+        self.capture_now("a new WAL begins");
+        let mut guard = lock(&self.capture);
+        if let Some(capture) = guard.as_mut()
+            && let Err(e) = capture.expect_generation([word(16), word(20)])
+        {
+            self.log(Level::Error, &format!("a new WAL begins unrecorded: {e}"));
+            let _ = self.declare_gap(capture, Gap::CaptureFailed);
+        }
+    }
+
+    /// The WAL is about to be cut to nothing.
+    pub fn before_wal_truncate(&self) {
+        self.capture_now("the WAL is truncated");
+        self.mark_clean();
+    }
+
+    /// The WAL is about to be deleted.
+    pub fn before_wal_delete(&self) {
+        self.capture_now("the WAL is deleted");
+        self.mark_clean();
+        if let Some(capture) = lock(&self.capture).as_mut() {
+            capture.release_wal();
+        }
+    }
+
+    /// Everything is captured and the database file is as the checkpoint left
+    /// it: its state proves continuity when it is found again.
+    fn mark_clean(&self) {
+        let mut guard = lock(&self.capture);
+        let Some(capture) = guard.as_mut() else { return };
+        let stat = match os::stat(&self.path) {
+            Ok(Some(s)) if (s.dev, s.ino) == self.identity => s,
+            _ => return,
+        };
+        let mark = CleanMark { size: stat.size, mtime_ns: stat.mtime_ns, ctime_ns: stat.ctime_ns };
+        if let Err(e) = capture.set_clean(Some(mark)) {
+            self.log(Level::Warn, &format!("the clean close is unrecorded: {e}"));
+        }
+    }
+
+    /// A connection with a private wal-index committed into the WAL.
+    pub fn wal_written(&self) {
+        self.hidden_wal.store(true, Ordering::Release);
+        if !self.started.swap(true, Ordering::AcqRel) {
+            self.kick();
+        }
+        self.arm();
+    }
+
+    /// A connection wants the database file exclusively: our own reads give way.
+    pub fn before_exclusive(&self) {
+        self.pin.yield_now();
+    }
+
+    /// A transaction in a rollback-journal mode is about to write the database.
+    pub fn rollback_write(&self) {
+        let mut guard = lock(&self.capture);
+        if let Some(capture) = guard.as_mut()
+            && capture.gap().is_none()
+            && let Err(e) = self.declare_gap(capture, Gap::RollbackMode)
+        {
+            self.log(Level::Error, &format!("a rollback-mode write is unrecorded: {e}"));
+        }
+    }
+
+    /// A transaction in a rollback-journal mode was committed.
+    pub fn rollback_commit(&self) {
+        self.note_journal_mode();
+    }
+
+    /// The host closed one connection. When it was the last one this flushes
+    /// what is pending, for at most `close_timeout`.
+    pub fn connection_closed(&self) {
+        if self.connections.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(store) = self.store.upgrade()
+        {
+            store.close_database(self.identity);
+        }
+    }
+
+    /// The smallest TXID sure to contain what is committed now.
+    pub fn txid(&self) -> Txid {
+        let guard = lock(&self.capture);
+        let ship = lock(&self.ship);
+        let open = guard.as_ref().is_some_and(|c| c.has_open() || c.gap().is_some());
+        if self.is_caught_up() && !open { ship.sealed_txid } else { ship.sealed_txid.next() }
+    }
+
+    /// Age in seconds of the oldest commit that storage has not acknowledged.
+    pub fn lag_seconds(&self) -> f64 {
+        let ship = lock(&self.ship);
+        let armed = self.armed_at_ms.load(Ordering::Acquire);
+        let oldest = ship
+            .pending
+            .iter()
+            .map(|p| p.since_ms)
+            .chain([armed, ship.snapshot_since_ms])
+            .filter(|&ms| ms != 0)
+            .min();
+        match oldest {
+            Some(ms) => (self.clock.now_ms() as f64 - ms as f64).max(0.0) / 1000.0,
+            None => 0.0,
+        }
+    }
+
+    /// Waits until storage has acknowledged everything committed so far.
+    ///
+    /// # Errors
+    /// `Transient` when `timeout` passes first, `Conflict` when nothing is
+    /// shipped because the replica holds another history.
+    pub fn sync(&self, timeout: Wait) -> Result<Txid> {
+        let deadline = Instant::now() + timeout;
+        self.capture_and_seal()?;
+        let target = self.txid();
+        self.kick();
+        let mut ship = lock(&self.ship);
+        loop {
+            if ship.history == History::Agreed && ship.acked >= target {
+                return Ok(target);
+            }
+            if let History::Conflict(why) = &ship.history {
+                return Err(Error::new(ErrorKind::Conflict, why.clone()));
+            }
+            if ship.not_wal {
+                return Err(Error::new(ErrorKind::Unsupported, self.not_wal_text()));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let why = ship.last_error.clone().unwrap_or_else(|| "no answer yet".to_owned());
+                return Err(Error::new(
+                    ErrorKind::Transient,
+                    format!("storage has not acknowledged TXID {target} in time: {why}"),
+                ));
+            }
+            // A full queue makes room only with acknowledgements, each of which signals.
+            let slice = left.min(Duration::from_millis(200));
+            ship = match self.ship_signal.wait_timeout(ship, slice) {
+                Ok((guard, _)) => guard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+            if ship.pending.is_empty() && ship.sealed_txid < target {
+                drop(ship);
+                self.capture_and_seal()?;
+                self.kick();
+                ship = lock(&self.ship);
+            }
+        }
+    }
+
+    pub(crate) fn not_wal_text(&self) -> String {
+        format!(
+            "{} is not in WAL mode, so nothing is replicated: run PRAGMA journal_mode=WAL",
+            self.path.display()
+        )
+    }
+}

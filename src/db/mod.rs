@@ -1,0 +1,339 @@
+//! One primary database: what the host's connections tell, what capture has,
+//! what waits for storage, and how healthy all that is.
+//!
+//! The commit path touches atomics only. Lock order: `capture`, then `ship`,
+//! then `pin`; the host's threads take `capture` only where a WAL is about to
+//! go away.
+
+mod client;
+mod hooks;
+mod open;
+mod pin;
+mod ship;
+pub mod status;
+
+pub(crate) use client::Client;
+pub use hooks::Wait;
+pub(crate) use open::{Opened, canonical_identity, local_state_exists};
+pub(crate) use ship::{History, Pending, Ship};
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::capture::{Capture, Gap, Published};
+use crate::clock::{Clock, Random};
+use crate::config::DbConfig;
+use crate::error::Result;
+use crate::history::Baseline;
+use crate::host::Host;
+use crate::log::Level;
+use crate::ltx::Txid;
+use crate::os::disk::Owner;
+use crate::store::Store;
+
+/// Sealed segments that wait for storage at most; while so many wait, the
+/// open segment grows instead.
+pub const SEALED_MAX: usize = 8;
+
+/// One replicated database of this process.
+pub struct Db {
+    pub(crate) path: PathBuf,
+    pub(crate) wal_path: PathBuf,
+    pub(crate) identity: (u64, u64),
+    pub(crate) meta_dir: PathBuf,
+    pub(crate) owner: Option<Owner>,
+    pub(crate) config: DbConfig,
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) store: Weak<Store>,
+    pub(crate) client: Arc<Client>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+
+    /// Published end of the WAL: first salt in the upper half, last frame in the lower.
+    note: AtomicU64,
+    /// What `note` was when capture last was up to date.
+    captured: AtomicU64,
+    /// The worker was told and has not begun.
+    armed: AtomicBool,
+    /// Commits may be in a WAL whose index is private to its connection.
+    hidden_wal: AtomicBool,
+    /// Wall-clock milliseconds of the oldest commit that is not sealed; 0: none.
+    armed_at_ms: AtomicU64,
+    /// The first read after the open was seen.
+    started: AtomicBool,
+    faulted: AtomicBool,
+    pub(crate) connections: AtomicUsize,
+    pub(crate) closing: AtomicBool,
+
+    pub(crate) capture: Mutex<Option<Capture>>,
+    /// Signalled when a capture ends: for a connection that wants to restart the WAL.
+    captured_signal: (Mutex<u64>, Condvar),
+    pub(crate) ship: Mutex<Ship>,
+    /// Signalled on every acknowledgement and change of health.
+    pub(crate) ship_signal: Condvar,
+    /// Wakes the shipper.
+    pub(crate) ship_notify: tokio::sync::Notify,
+    pub(crate) pin: pin::Pin,
+    /// The checksums of the database as of the first read, when nothing local knew it.
+    pub(crate) baseline: Mutex<Option<tokio::task::JoinHandle<Option<Baseline>>>>,
+    pub(crate) last_seal: Mutex<Option<Instant>>,
+    pub(crate) counters: status::Counters,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// A lock that a panic elsewhere must not make unusable: the state behind it
+/// is checked by its users, and faults are reported through `Db::fault`.
+pub(crate) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Db {
+    /// Path of the database as the host gave it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// URL of the replica, without credentials.
+    pub fn replica_url(&self) -> &str {
+        self.client.url()
+    }
+
+    /// Settings.
+    pub fn config(&self) -> &DbConfig {
+        &self.config
+    }
+
+    /// Directory of the spool.
+    pub(crate) fn vfs_dir(&self) -> PathBuf {
+        open::vfs_dir(&self.meta_dir)
+    }
+
+    /// Some connection read or wrote the database since it was opened.
+    pub(crate) fn was_used(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Gives up the capture state and its lock: the last connection is gone.
+    pub(crate) fn end(&self) {
+        self.pin.yield_now();
+        *lock(&self.capture) = None;
+        lock(&self.ship).pending.clear();
+    }
+
+    pub(crate) fn log(&self, level: Level, message: &str) {
+        if let Some(store) = self.store.upgrade() {
+            store.log(level, &format!("{}: {message}", self.path.display()));
+        }
+    }
+
+    pub(crate) fn published(&self) -> Published {
+        let n = self.note.load(Ordering::Acquire);
+        Published { salt1: (n >> 32) as u32, mx_frame: n as u32 }
+    }
+
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.captured.load(Ordering::Acquire) == self.note.load(Ordering::Acquire)
+            && !self.hidden_wal.load(Ordering::Acquire)
+    }
+
+    /// A fault of ours was caught at the border: replication of this database
+    /// stops, the database itself goes on.
+    pub fn fault(&self, what: &str) {
+        if !self.faulted.swap(true, Ordering::AcqRel) {
+            self.log(Level::Error, &format!("replication stopped by an internal fault: {what}"));
+            self.set_error(format!("internal fault: {what}; replication of this database stopped"));
+        }
+    }
+
+    pub(crate) fn is_faulted(&self) -> bool {
+        self.faulted.load(Ordering::Acquire)
+    }
+
+    /// The newest replication error, until the next success.
+    pub fn last_error(&self) -> Option<String> {
+        lock(&self.ship).last_error.clone()
+    }
+
+    pub(crate) fn set_error(&self, message: String) {
+        let mut ship = lock(&self.ship);
+        if ship.last_error.as_deref() != Some(message.as_str()) {
+            ship.last_error = Some(message);
+            ship.changed = true;
+        }
+        drop(ship);
+        self.ship_signal.notify_all();
+    }
+
+    /// Captures what is published, with `capture` locked by the caller.
+    ///
+    /// A gap is no error here: it makes the shipper take a snapshot.
+    pub(crate) fn capture_locked(&self, capture: &mut Capture) -> Result<()> {
+        let note = self.note.load(Ordering::Acquire);
+        let hidden = self.hidden_wal.swap(false, Ordering::AcqRel);
+        let before = capture.gap();
+        let published = Published { salt1: (note >> 32) as u32, mx_frame: note as u32 };
+        let outcome = if hidden { capture.capture_hidden() } else { capture.capture_to(published) };
+        match outcome {
+            Ok(_) => {
+                self.captured.store(note, Ordering::Release);
+                if before.is_none()
+                    && let Some(gap) = capture.gap()
+                {
+                    self.count_gap(gap);
+                }
+                self.bound_spool(capture)
+            }
+            Err(e) => {
+                if hidden {
+                    self.hidden_wal.store(true, Ordering::Release);
+                }
+                self.set_error(format!("{e}; commits stay in the WAL and are captured later"));
+                Err(e)
+            }
+        }
+    }
+
+    fn bound_spool(&self, capture: &mut Capture) -> Result<()> {
+        let waiting: u64 = lock(&self.ship).pending.iter().map(|p| p.segment.len()).sum();
+        if capture.open_bytes().saturating_add(waiting) > self.config.spool_bytes_max
+            && capture.has_open()
+        {
+            self.declare_gap(capture, Gap::SpoolFull)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn declare_gap(&self, capture: &mut Capture, gap: Gap) -> Result<()> {
+        if capture.gap().is_none() {
+            self.count_gap(gap);
+        }
+        capture.declare_gap(gap)
+    }
+
+    fn count_gap(&self, gap: Gap) {
+        self.counters.gap(gap);
+        self.log(
+            Level::Warn,
+            &format!("gap in the replica ({}): a full snapshot will repair it", gap.name()),
+        );
+        lock(&self.ship).changed = true;
+    }
+
+    /// Signals connections that wait for capture.
+    pub(crate) fn signal_captured(&self) {
+        let mut generation = lock(&self.captured_signal.0);
+        *generation += 1;
+        drop(generation);
+        self.captured_signal.1.notify_all();
+    }
+
+    /// Captures and seals what there is, and hands it to the shipper. Called
+    /// by the worker, by waiters and at close.
+    pub(crate) fn capture_and_seal(&self) -> Result<()> {
+        if self.is_faulted() {
+            return Ok(());
+        }
+        let mut guard = lock(&self.capture);
+        if guard.is_none() && !self.take_over(&mut guard)? {
+            return Ok(());
+        }
+        let Some(capture) = guard.as_mut() else { return Ok(()) };
+        self.armed.store(false, Ordering::Release);
+        self.counters.snapshot_pointless.store(false, Ordering::Release);
+        if self.published().mx_frame > 0 {
+            self.note_wal_mode();
+        }
+        let since_ms = self.armed_at_ms.load(Ordering::Acquire);
+        let result = self.capture_locked(capture);
+        let sealed = match &result {
+            Ok(()) => self.seal_locked(capture, since_ms),
+            Err(_) => Ok(()),
+        };
+        let kick = self.needs_shipping(capture);
+        if self.is_caught_up() {
+            capture.rest();
+        }
+        drop(guard);
+        self.signal_captured();
+        if kick {
+            self.kick();
+        }
+        result.and(sealed)
+    }
+
+    fn seal_locked(&self, capture: &mut Capture, since_ms: u64) -> Result<()> {
+        let room = {
+            let ship = lock(&self.ship);
+            ship.pending.len() < SEALED_MAX && ship.history == History::Agreed
+        };
+        if !room || capture.position().snapshot_pending != Txid(0) {
+            return Ok(());
+        }
+        let now_ms = self.clock.now_ms();
+        if let Some(segment) = capture.seal(now_ms)? {
+            self.armed_at_ms.store(0, Ordering::Release);
+            *lock(&self.last_seal) = Some(Instant::now());
+            let mut ship = lock(&self.ship);
+            ship.sealed_txid = segment.txid();
+            ship.pending.push_back(Arc::new(Pending { segment, since_ms }));
+            ship.changed = true;
+        } else if !capture.has_open() {
+            self.armed_at_ms.store(0, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Captures only, to let a checkpoint restart the WAL soon.
+    pub(crate) fn capture_only(&self) {
+        if self.is_faulted() || self.is_caught_up() {
+            return;
+        }
+        if let Some(capture) = lock(&self.capture).as_mut() {
+            // The error is in the status; the WAL keeps the frames.
+            let _ = self.capture_locked(capture);
+        }
+        self.signal_captured();
+    }
+
+    fn needs_shipping(&self, capture: &Capture) -> bool {
+        let ship = lock(&self.ship);
+        !ship.pending.is_empty()
+            || (ship.history == History::Unknown)
+            || (capture.gap().is_some() && ship.history == History::Agreed)
+    }
+
+    /// How long the worker may wait before it seals what was armed now.
+    pub(crate) fn seal_delay(&self) -> Duration {
+        let interval = self.config.sync_interval;
+        let first = interval.min(COALESCE);
+        match *lock(&self.last_seal) {
+            Some(at) => interval.saturating_sub(at.elapsed()).max(first),
+            None => first,
+        }
+    }
+
+    /// Starts the shipper unless it runs.
+    pub(crate) fn kick(&self) {
+        let Some(store) = self.store.upgrade() else { return };
+        {
+            let mut ship = lock(&self.ship);
+            if ship.running {
+                drop(ship);
+                self.ship_notify.notify_one();
+                return;
+            }
+            ship.running = true;
+        }
+        store.spawn_shipper(self.identity);
+    }
+}
+
+/// After a pause the first commit waits this long for company.
+const COALESCE: Duration = Duration::from_millis(50);

@@ -1,0 +1,161 @@
+//! What people and monitors are told about one database.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::capture::Gap;
+use crate::db::{Db, History, lock};
+use crate::ltx::Header;
+use crate::os::disk;
+
+/// Name of the status file in the spool directory.
+pub const STATUS_FILE: &str = "status.json";
+
+/// Counts since the open.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    gaps: [AtomicU64; Gap::ALL.len()],
+    snapshots: [AtomicU64; Gap::ALL.len()],
+    files: AtomicU64,
+    upload_errors: AtomicU64,
+    snapshot_bytes: AtomicU64,
+    pub(crate) snapshot_pointless: AtomicBool,
+    pub(crate) bystander: AtomicBool,
+    last_status: Mutex<String>,
+}
+
+fn index(gap: Gap) -> usize {
+    Gap::ALL.iter().position(|g| *g == gap).unwrap_or(0)
+}
+
+impl Counters {
+    pub(crate) fn gap(&self, gap: Gap) {
+        self.gaps[index(gap)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn snapshot(&self, gap: Gap) {
+        self.snapshots[index(gap)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn shipped(&self, _header: &Header) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn upload_failed(&self) {
+        self.upload_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn snapshot_bytes_of(&self, pages: u32, page_size: u32) {
+        let bytes = u64::from(pages) * u64::from(page_size);
+        self.snapshot_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+fn by_reason(counts: &[AtomicU64]) -> Value {
+    let pairs = Gap::ALL.iter().zip(counts);
+    let filled = pairs.filter_map(|(gap, n)| {
+        let n = n.load(Ordering::Relaxed);
+        (n > 0).then(|| (gap.name().to_owned(), json!(n)))
+    });
+    Value::Object(filled.collect())
+}
+
+impl Db {
+    /// The status as one JSON object.
+    pub fn status_json(&self) -> String {
+        self.status_value().to_string()
+    }
+
+    fn status_value(&self) -> Value {
+        let lag = self.lag_seconds();
+        let txid = self.txid();
+        let (open_bytes, open_pages, gap, captured) = match lock(&self.capture).as_ref() {
+            Some(c) => {
+                let p = c.position();
+                (
+                    c.open_bytes(),
+                    c.open_pages(),
+                    c.gap(),
+                    json!({
+                        "salt": format!("{:08x}{:08x}", p.wal.salts[0], p.wal.salts[1]),
+                        "frame": p.wal.frame,
+                        "pages": p.commit,
+                        "page_size": p.page_size,
+                    }),
+                )
+            }
+            None => (0, 0, None, Value::Null),
+        };
+        let published = self.published();
+        let ship = lock(&self.ship);
+        let bystander = self.counters.bystander.load(Ordering::Relaxed);
+        let state = if self.is_faulted() {
+            "faulted"
+        } else if bystander {
+            "bystander"
+        } else if ship.not_wal {
+            "not_wal"
+        } else {
+            match ship.history {
+                History::Unknown => "connecting",
+                History::Conflict(_) => "conflict",
+                History::Agreed if gap.is_some() => "snapshot_due",
+                History::Agreed if ship.last_error.is_some() => "degraded",
+                History::Agreed => "ok",
+            }
+        };
+        let sealed_bytes: u64 = ship.pending.iter().map(|p| p.segment.len()).sum();
+        json!({
+            "role": "primary",
+            "state": state,
+            "database": self.path.to_string_lossy(),
+            "replica": self.client.url(),
+            "meta_path": self.meta_dir.to_string_lossy(),
+            "pid": std::process::id(),
+            "txid": txid.to_string(),
+            "spooled_txid": ship.sealed_txid.to_string(),
+            "replicated_txid": ship.acked.to_string(),
+            "replicated_at_ms": ship.acked_at_ms,
+            "lag_seconds": lag,
+            "captured": captured,
+            "published_frame": published.mx_frame,
+            "spool": {
+                "open_bytes": open_bytes,
+                "open_pages": open_pages,
+                "sealed_files": ship.pending.len(),
+                "sealed_bytes": sealed_bytes,
+            },
+            "gap": gap.map(Gap::name),
+            "last_error": ship.last_error,
+            "conflict": match &ship.history { History::Conflict(why) => Some(why), _ => None },
+            "snapshots": by_reason(&self.counters.snapshots),
+            "snapshot_bytes": self.counters.snapshot_bytes.load(Ordering::Relaxed),
+            "gaps": by_reason(&self.counters.gaps),
+            "files": self.counters.files.load(Ordering::Relaxed),
+            "upload_errors": self.counters.upload_errors.load(Ordering::Relaxed),
+            "requests": self.client.counts.snapshot(),
+            "sqlite_version": self.host.sqlite_version(),
+            "version": env!("CARGO_PKG_VERSION"),
+        })
+    }
+
+    /// Writes `status.json` when something changed since the last time.
+    pub(crate) fn write_status(&self) {
+        if lock(&self.capture).is_none() || !std::mem::take(&mut lock(&self.ship).changed) {
+            return;
+        }
+        let mut text = serde_json::to_string_pretty(&self.status_value()).unwrap_or_default();
+        text.push('\n');
+        let mut last = lock(&self.counters.last_status);
+        if *last == text {
+            return;
+        }
+        let path = self.vfs_dir().join(STATUS_FILE);
+        if let Err(e) = disk::write_private(&path, text.as_bytes(), self.owner) {
+            self.log(crate::log::Level::Warn, &e.to_string());
+        }
+        *last = text;
+    }
+}

@@ -1,0 +1,414 @@
+//! Whose history is it? Where the chain in storage stands is asked of storage
+//! and reconciled with what this machine knows; local state alone is never
+//! trusted, and without any the database is compared with the chain.
+
+use std::sync::Arc;
+
+use crate::capture::Gap;
+use crate::db::{Db, History, Pending, lock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::Level;
+use crate::ltx::{HEADER_SIZE, Header, Pgno, Txid, checksum::crc64};
+use crate::pages::Pages;
+use crate::plan::{Target, calc_restore_plan, list_levels};
+use crate::replica::{acknowledge, conflict, prepared_equals, stored_header_is};
+use crate::replica_client::{FileId, FileInfo, ReplicaClient, SNAPSHOT_LEVEL};
+use crate::restore::{PageSink, ReplayOptions, replay};
+use crate::shipped::{self, Shipped};
+use crate::snapshot;
+
+/// Checksums of every page of the database as it was first opened.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Baseline {
+    pub page_size: u32,
+    pub commit: Pgno,
+    pub checksums: Vec<u64>,
+}
+
+/// The newest file of the chain at or after `seek` on level 0, or of any level.
+pub(crate) async fn newest(
+    client: &(impl ReplicaClient + ?Sized),
+    seek: Txid,
+) -> Result<Option<FileInfo>> {
+    let by_max = |files: Vec<FileInfo>| files.into_iter().max_by_key(|f| f.id.max);
+    if seek > Txid(1)
+        && let Some(found) = by_max(client.list(0, seek, false).await?)
+    {
+        return Ok(Some(found));
+    }
+    let lists = (0..=SNAPSHOT_LEVEL).map(|level| client.list(level, Txid(0), false));
+    let mut newest: Option<FileInfo> = None;
+    for files in futures_util::future::join_all(lists).await {
+        let found = by_max(files?);
+        if found.map(|f| f.id.max) > newest.map(|f| f.id.max) {
+            newest = found;
+        }
+    }
+    Ok(newest)
+}
+
+/// Decides whether shipping goes on, and from which TXID.
+pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
+    let dir = db.vfs_dir();
+    let known = Shipped::load(&dir)?;
+    let trusted = lock(&db.ship).trusted;
+    let seek = known.filter(|_| trusted).map_or(Txid(1), |(txid, _)| txid);
+    let found = newest(&*db.client.client, seek).await?;
+    let acked = match (found, known.filter(|_| trusted)) {
+        (None, None) => fresh(db)?,
+        (None, Some((txid, _))) => behind(db, Txid(0), txid)?,
+        (Some(file), Some((txid, header))) => {
+            if !advance(db, file, txid, &header).await? {
+                return Ok(());
+            }
+            lock(&db.ship).acked
+        }
+        (Some(file), None) => {
+            if !join(db, file, trusted).await? {
+                return Ok(());
+            }
+            file.id.max
+        }
+    };
+    agree(db, acked)
+}
+
+/// No chain yet: what was captured since the open is part of the first snapshot.
+fn fresh(db: &Arc<Db>) -> Result<Txid> {
+    drop_pending(db)?;
+    if let Some(capture) = lock(&db.capture).as_mut() {
+        capture.declare_gap(Gap::First)?;
+    }
+    Ok(Txid(0))
+}
+
+/// Storage has less than it acknowledged: the chain goes on from what it has.
+fn behind(db: &Arc<Db>, has: Txid, known: Txid) -> Result<Txid> {
+    db.log(
+        Level::Error,
+        &format!(
+            "storage at {} acknowledged TXID {known} and now has {has}: files were removed there. \
+             A snapshot repairs the chain",
+            db.client.url()
+        ),
+    );
+    drop_pending(db)?;
+    if let Some(capture) = lock(&db.capture).as_mut() {
+        db.declare_gap(capture, Gap::StorageBehind)?;
+    }
+    Ok(has)
+}
+
+fn drop_pending(db: &Arc<Db>) -> Result<()> {
+    let dropped: Vec<Arc<Pending>> = lock(&db.ship).pending.drain(..).collect();
+    for p in dropped {
+        crate::os::disk::remove_file(p.segment.path())?;
+    }
+    Ok(())
+}
+
+/// Local state knows TXID `known`; storage may have it, more of ours, less, or
+/// somebody else's. False: a conflict was recorded.
+async fn advance(
+    db: &Arc<Db>,
+    file: FileInfo,
+    known: Txid,
+    header: &[u8; HEADER_SIZE],
+) -> Result<bool> {
+    let max = file.id.max;
+    if max < known {
+        behind(db, max, known)?;
+        lock(&db.ship).acked = max;
+        return Ok(true);
+    }
+    let id = FileId { level: 0, min: known, max: known };
+    match stored_header_is(db, &id, header).await {
+        Ok(true) => {}
+        Ok(false) => {
+            return differ(db, max, "the newest file there is not the one written from here");
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound && max == known => {}
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            return differ(db, max, "it went on without this database");
+        }
+        Err(e) => return Err(e),
+    }
+    lock(&db.ship).acked = known;
+    let mut at = known;
+    while at < max {
+        at = at.next();
+        if !own(db, at).await? {
+            return differ(db, max, "it went on without this database");
+        }
+    }
+    Ok(true)
+}
+
+/// Acknowledges file `txid` if it was written from here and the answer was lost.
+async fn own(db: &Arc<Db>, txid: Txid) -> Result<bool> {
+    let pending = lock(&db.ship).pending.iter().find(|p| p.segment.txid() == txid).map(Arc::clone);
+    if let Some(pending) = pending {
+        return match prepared_equals(db, pending.clone()).await? {
+            Some(header) => acknowledge(db, header, Some(&pending)).await.map(|()| true),
+            None => Ok(false),
+        };
+    }
+    own_snapshot(db, txid).await
+}
+
+async fn own_snapshot(db: &Arc<Db>, txid: Txid) -> Result<bool> {
+    let id = FileId { level: 0, min: txid, max: txid };
+    let attempts = shipped::attempts(&db.vfs_dir())?;
+    for (i, header) in attempts.iter().enumerate() {
+        match stored_header_is(db, &id, header).await {
+            Ok(true) => {
+                let newest = i + 1 == attempts.len();
+                acknowledge(db, Header::decode(header)?, None).await?;
+                let mut guard = lock(&db.capture);
+                if let Some(capture) = guard.as_mut() {
+                    if newest && capture.position().following && snapshot_is(capture, txid) {
+                        capture.snapshot_done()?;
+                    } else if capture.position().snapshot_pending != Txid(0) {
+                        db.declare_gap(capture, Gap::SnapshotInterrupted)?;
+                    }
+                }
+                return Ok(true);
+            }
+            Ok(false) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
+}
+
+fn snapshot_is(capture: &crate::capture::Capture, txid: Txid) -> bool {
+    capture.position().snapshot_pending == txid
+}
+
+/// No local knowledge of the chain there: it may be our own snapshot, or a
+/// chain that this database was restored from, or a stranger.
+async fn join(db: &Arc<Db>, file: FileInfo, trusted: bool) -> Result<bool> {
+    if trusted && own_snapshot(db, file.id.max).await? {
+        return Ok(true);
+    }
+    let baseline = baseline(db).await?;
+    match baseline {
+        Some(baseline) => match compare(db, baseline).await? {
+            None => {
+                db.log(
+                    Level::Info,
+                    &format!("the database equals the replica's TXID {}; going on", file.id.max),
+                );
+                remember_newest(db, file).await?;
+                Ok(true)
+            }
+            Some(why) => differ(db, file.id.max, &why),
+        },
+        None => differ(db, file.id.max, "the database could not be read to compare them"),
+    }
+}
+
+/// Keeps the header of a joined chain's newest file, so that the next open
+/// recognises it without another comparison.
+async fn remember_newest(db: &Arc<Db>, file: FileInfo) -> Result<()> {
+    let bytes = db.client.read(&file.id, 0, Some(HEADER_SIZE as u64)).await?;
+    let header = Header::decode(&bytes)?;
+    Shipped::new(&header).save(&db.vfs_dir(), db.owner)
+}
+
+/// The replica holds another history. With `adopt` the local database becomes
+/// its next state; otherwise nothing is shipped.
+fn differ(db: &Arc<Db>, max: Txid, why: &str) -> Result<bool> {
+    if db.config.adopt {
+        db.log(
+            Level::Warn,
+            &format!("the replica differs ({why}); the local database is adopted after TXID {max}"),
+        );
+        drop_pending(db)?;
+        if let Some(capture) = lock(&db.capture).as_mut() {
+            db.declare_gap(capture, Gap::Adopted)?;
+        }
+        lock(&db.ship).acked = max;
+        return Ok(true);
+    }
+    conflict(
+        db,
+        format!(
+            "{} already holds a chain up to TXID {max} that is not the history of {}: {why}. \
+             Nothing is shipped. Give this database a URL of its own, restore the chain over it, \
+             or open it with adopt=1 to make it the next state of that chain",
+            db.client.url(),
+            db.path.display()
+        ),
+    );
+    Ok(false)
+}
+
+fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
+    let resolved = snapshot::pending(db) == Txid(0);
+    let mut guard = lock(&db.capture);
+    let mut ship = lock(&db.ship);
+    ship.acked = ship.acked.max(acked);
+    let next = ship.acked.next();
+    ship.pending.retain(|p| p.segment.txid() >= next);
+    let whole = ship.pending.front().is_none_or(|p| p.segment.txid() == next);
+    let dropped: Vec<_> = if whole { Vec::new() } else { ship.pending.drain(..).collect() };
+    let after = Txid(ship.acked.0 + ship.pending.len() as u64);
+    ship.sealed_txid = after;
+    ship.history = History::Agreed;
+    ship.changed = true;
+    drop(ship);
+    if let Some(capture) = guard.as_mut() {
+        if !whole {
+            db.declare_gap(capture, Gap::SpoolDamaged)?;
+        } else if !resolved && capture.gap().is_none() {
+            db.declare_gap(capture, Gap::SnapshotInterrupted)?;
+        }
+        capture.rebase(after.next())?;
+    }
+    drop(guard);
+    for p in dropped {
+        crate::os::disk::remove_file(p.segment.path())?;
+    }
+    db.ship_signal.notify_all();
+    Ok(())
+}
+
+impl Db {
+    /// At the first read after an open without local state: starts to follow
+    /// the WAL from here and notes what the database looks like, so that it can
+    /// be compared with a chain even when the application writes on.
+    pub(crate) fn begin_baseline(self: &Arc<Self>) {
+        if lock(&self.ship).trusted {
+            return;
+        }
+        let mut guard = lock(&self.capture);
+        let Some(capture) = guard.as_mut() else { return };
+        let pages = match Pages::pin(self) {
+            Ok(pages) => pages,
+            Err(e) => {
+                self.log(Level::Debug, &format!("no baseline: {e}"));
+                return;
+            }
+        };
+        if let Err(e) = capture.follow_from(&pages.header, Txid(0), Txid(1)) {
+            self.log(Level::Debug, &format!("no baseline: {e}"));
+            // Without a baseline the shipper compares later, or takes a snapshot.
+            let _ = capture.declare_gap(Gap::First);
+            return;
+        }
+        drop(guard);
+        let db = Arc::clone(self);
+        let runtime = self.store.upgrade().and_then(|s| s.runtime().ok());
+        let Some(runtime) = runtime else { return };
+        let task = runtime.spawn_blocking(move || match checksums(pages) {
+            Ok(baseline) => Some(baseline),
+            Err(e) => {
+                db.log(Level::Debug, &format!("no baseline: {e}"));
+                None
+            }
+        });
+        *lock(&self.baseline) = Some(task);
+    }
+}
+
+fn checksums(pages: Pages) -> Result<Baseline> {
+    let mut b = Baseline {
+        page_size: pages.header.page_size,
+        commit: pages.header.n_page,
+        checksums: Vec::new(),
+    };
+    let commit = b.commit;
+    b.checksums = Vec::with_capacity(commit as usize);
+    let sums = &mut b.checksums;
+    pages.for_each(|pgno, page| {
+        sums.resize(pgno as usize - 1, 0);
+        sums.push(crc64(page));
+        Ok(())
+    })?;
+    Ok(b)
+}
+
+async fn baseline(db: &Arc<Db>) -> Result<Option<Baseline>> {
+    let task = lock(&db.baseline).take();
+    if let Some(task) = task
+        && let Ok(Some(found)) = task.await
+    {
+        return Ok(Some(found));
+    }
+    // The first read gave none: the present state is what there is to compare.
+    let db = Arc::clone(db);
+    let now = tokio::task::spawn_blocking(move || {
+        let mut guard = lock(&db.capture);
+        let Some(capture) = guard.as_mut() else { return Ok(None) };
+        let open = db.connections.load(std::sync::atomic::Ordering::Acquire) > 0;
+        let pages = if open || Pages::at_rest(&db)?.is_none() {
+            Pages::pin(&db)?
+        } else {
+            Pages::closed(&db)?
+        };
+        capture.follow_from(&pages.header, Txid(0), Txid(1))?;
+        drop(guard);
+        checksums(pages).map(Some)
+    });
+    now.await.map_err(|e| {
+        Error::new(ErrorKind::Internal, "reading the database failed").with_source(e)
+    })?
+}
+
+/// Compares a state with the chain's newest one; the text says what differs first.
+async fn compare(db: &Arc<Db>, baseline: Baseline) -> Result<Option<String>> {
+    let levels = list_levels(&*db.client.client, false).await?;
+    let plan = calc_restore_plan(&levels, Target::Latest)?;
+    let client = Arc::clone(&db.client.client);
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let mut sink = Compare { baseline, difference: None, differing: 0 };
+        replay(client, &runtime, &plan, &ReplayOptions::default(), &mut sink)?;
+        Ok(sink.difference.map(|first| {
+            if sink.differing > 1 {
+                format!("{first} and {} more", sink.differing - 1)
+            } else {
+                first
+            }
+        }))
+    })
+    .await
+    .map_err(|e| {
+        Error::new(ErrorKind::Internal, "comparing with the replica failed").with_source(e)
+    })?
+}
+
+struct Compare {
+    baseline: Baseline,
+    difference: Option<String>,
+    differing: u64,
+}
+
+impl Compare {
+    fn note(&mut self, what: String) {
+        self.differing += 1;
+        self.difference.get_or_insert(what);
+    }
+}
+
+impl PageSink for Compare {
+    fn begin(&mut self, page_size: u32, commit: Pgno) -> Result<()> {
+        let b = (self.baseline.page_size, self.baseline.commit);
+        if b.0 != page_size {
+            self.note(format!("the page size is {} here and {page_size} there", b.0));
+        } else if b.1 != commit {
+            self.note(format!("it has {} pages here and {commit} there", b.1));
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, pgno: Pgno, data: &[u8]) -> Result<()> {
+        let mine = self.baseline.checksums.get(pgno as usize - 1).copied();
+        if mine != Some(crc64(data)) {
+            self.note(format!("page {pgno} differs"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,294 @@
+//! The only user of `std::fs` in the library: files with private modes, exact
+//! positioned I/O, file identity, and locks, with errors that name the path.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Mode of files that only the database's owner may read.
+const PRIVATE_FILE: u32 = 0o600;
+/// Mode of directories that only the database's owner may enter.
+const PRIVATE_DIR: u32 = 0o700;
+
+/// User and group of a file.
+pub type Owner = (u32, u32);
+
+/// What tells one state of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStat {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Change time, nanoseconds since the epoch.
+    pub ctime_ns: i64,
+    /// User and group.
+    pub owner: Owner,
+    /// It is a directory.
+    pub is_dir: bool,
+}
+
+/// The state of the file at `path`, or `None` when there is none.
+///
+/// # Errors
+/// The file system could not tell.
+pub fn stat(path: &Path) -> Result<Option<FileStat>> {
+    match fs::metadata(path) {
+        Ok(m) => Ok(Some(FileStat {
+            dev: m.dev(),
+            ino: m.ino(),
+            size: m.size(),
+            mtime_ns: m.mtime().saturating_mul(1_000_000_000).saturating_add(m.mtime_nsec()),
+            ctime_ns: m.ctime().saturating_mul(1_000_000_000).saturating_add(m.ctime_nsec()),
+            owner: (m.uid(), m.gid()),
+            is_dir: m.is_dir(),
+        })),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("look at", path, e)),
+    }
+}
+
+/// An open file that remembers its path for error messages.
+#[derive(Debug)]
+pub struct File {
+    file: fs::File,
+    path: PathBuf,
+}
+
+impl File {
+    /// Opens for reading.
+    ///
+    /// # Errors
+    /// `NotFound` when it does not exist.
+    pub fn open(path: &Path) -> Result<File> {
+        let file = fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
+        Ok(File { file, path: path.to_owned() })
+    }
+
+    /// Opens for reading and writing; makes it with a private mode, owned by
+    /// `owner`, when missing.
+    ///
+    /// # Errors
+    /// The file could not be opened or made.
+    pub fn open_private(path: &Path, owner: Option<Owner>) -> Result<File> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).mode(PRIVATE_FILE);
+        let file = match options.open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let file = options
+                    .create(true)
+                    .truncate(false)
+                    .open(path)
+                    .map_err(|e| Error::io("create", path, e))?;
+                give_to(path, owner);
+                file
+            }
+            other => other.map_err(|e| Error::io("open", path, e))?,
+        };
+        Ok(File { file, path: path.to_owned() })
+    }
+
+    /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("read", &self.path, e)),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Fills `buf` from `offset`.
+    ///
+    /// # Errors
+    /// `Corrupt` when the file ends before.
+    pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(buf, offset).map_err(|e| Error::io("read", &self.path, e))
+    }
+
+    /// Writes all of `buf` at `offset`.
+    ///
+    /// # Errors
+    /// `Full` when the device has no room.
+    pub fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.file.write_all_at(buf, offset).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Sets the length in bytes.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn set_len(&self, len: u64) -> Result<()> {
+        self.file.set_len(len).map_err(|e| Error::io("resize", &self.path, e))
+    }
+
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// The file system could not tell.
+    pub fn len(&self) -> Result<u64> {
+        Ok(self.file.metadata().map_err(|e| Error::io("look at", &self.path, e))?.len())
+    }
+
+    /// Whether the file has no bytes.
+    ///
+    /// # Errors
+    /// The file system could not tell.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Takes an exclusive POSIX lock on the whole file; false when another
+    /// process has it. Such locks do not exclude two callers of one process,
+    /// and closing any descriptor of the file in this process drops them.
+    ///
+    /// # Errors
+    /// The file system does not support locks.
+    pub fn try_lock(&self) -> Result<bool> {
+        use rustix::fs::{FlockOperation, fcntl_lock};
+        use rustix::io::Errno;
+        match fcntl_lock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
+            Err(e) => Err(Error::io("lock", &self.path, e.into())),
+        }
+    }
+
+    /// The path that it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The standard file, for code that needs `Read` or `Write`.
+    pub fn into_std(self) -> fs::File {
+        self.file
+    }
+}
+
+/// Makes `path` and missing parents; what is made is private and owned by `owner`.
+///
+/// # Errors
+/// A directory could not be made, or `path` is not one.
+pub fn create_private_dir(path: &Path, owner: Option<Owner>) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent()
+        && !parent.as_os_str().is_empty()
+    {
+        create_private_dir(parent, owner)?;
+    }
+    match fs::DirBuilder::new().mode(PRIVATE_DIR).create(path) {
+        Ok(()) => {
+            give_to(path, owner);
+            Ok(())
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(e) => Err(Error::io("create directory", path, e)),
+    }
+}
+
+/// Ownership matters only when a privileged process made the file, and is
+/// refused for everybody else; the mode protects the content either way.
+fn give_to(path: &Path, owner: Option<Owner>) {
+    if let Some((uid, gid)) = owner {
+        let _ = std::os::unix::fs::chown(path, Some(uid), Some(gid));
+    }
+}
+
+/// Names of the entries of a directory; empty when it does not exist.
+///
+/// # Errors
+/// The directory could not be read.
+pub fn list_dir(path: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("list", path, e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::io("list", path, e))?;
+        if let Ok(name) = entry.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Removes a file; none is fine.
+///
+/// # Errors
+/// The file system refused.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Renames a file over another.
+///
+/// # Errors
+/// The file system refused.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
+}
+
+/// Reads a whole file, or `None` when there is none. Only for small files.
+///
+/// # Errors
+/// The file could not be read.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(b) => Ok(Some(b)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path, e)),
+    }
+}
+
+/// Replaces a small private file by way of a temporary one and a rename.
+///
+/// # Errors
+/// The temporary file could not be written or renamed.
+pub fn write_private(path: &Path, content: &[u8], owner: Option<Owner>) -> Result<()> {
+    let tmp = path.with_extension("tmp");
+    let file = File::open_private(&tmp, owner)?;
+    file.set_len(0)?;
+    file.write_all_at(content, 0)?;
+    rename(&tmp, path)
+}
+
+/// The canonical form of a path whose last component may not exist yet.
+///
+/// # Errors
+/// The directory part does not exist or cannot be read.
+pub fn canonical(path: &Path) -> Result<PathBuf> {
+    if let Ok(found) = fs::canonicalize(path) {
+        return Ok(found);
+    }
+    let parent = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    let dir = fs::canonicalize(parent).map_err(|e| Error::io("resolve", parent, e))?;
+    Ok(match path.file_name() {
+        Some(name) => dir.join(name),
+        None => dir,
+    })
+}

@@ -1,0 +1,433 @@
+//! The shipper of one database: one task while there is something to ship,
+//! none when idle.
+//!
+//! Files are written in the order of their TXIDs, each created only if absent
+//! and acknowledged before the next one is written: a crash leaves a chain
+//! without holes. The next file is encoded while the present one travels.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::capture::segment::Segment;
+use crate::db::{Db, History, Pending, SEALED_MAX, lock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::Level;
+use crate::ltx::{Encoder, HEADER_SIZE, Header, PageForm, Txid};
+use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode, holds};
+use crate::shipped::Shipped;
+use crate::stream::ChunkWriter;
+use crate::{history, snapshot};
+
+/// First and longest pause after a failure.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// How long the connection to storage is kept after the last upload.
+const LINGER: Duration = Duration::from_secs(2);
+/// Segments up to this many bytes are encoded in memory; larger ones are streamed.
+const IN_MEMORY_BYTES_MAX: u64 = 8 << 20;
+/// Status is written at most this often while something is shipped.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+
+enum Step {
+    Progress,
+    Idle,
+}
+
+/// Ships until there is nothing to ship.
+pub(crate) async fn run(db: Arc<Db>) {
+    let mut failures = 0u32;
+    let mut status_at: Option<Instant> = None;
+    loop {
+        let step = if db.is_faulted() { Ok(Step::Idle) } else { step(&db).await };
+        let pause = match step {
+            Ok(Step::Progress) => {
+                failures = 0;
+                succeeded(&db);
+                if status_at.is_none_or(|at| at.elapsed() >= STATUS_INTERVAL) {
+                    status_at = Some(Instant::now());
+                    write_status(&db).await;
+                }
+                continue;
+            }
+            Ok(Step::Idle) => LINGER,
+            Err(e) => {
+                failed(&db, &e, failures);
+                failures = failures.saturating_add(1);
+                if is_closing(&db) {
+                    break;
+                }
+                backoff(failures, db.random.unit())
+            }
+        };
+        if is_closing(&db) {
+            break;
+        }
+        let woken = tokio::time::timeout(pause, db.ship_notify.notified()).await.is_ok();
+        if failures == 0 && !woken && finish(&db).await {
+            return;
+        }
+    }
+    db.client.release_idle();
+    lock(&db.ship).running = false;
+    db.ship_signal.notify_all();
+}
+
+/// Ends the task unless something came in meanwhile. An idle database keeps no
+/// connection and no timer.
+async fn finish(db: &Arc<Db>) -> bool {
+    write_status(db).await;
+    db.client.release_idle();
+    let ready = has_work(db);
+    {
+        let mut ship = lock(&db.ship);
+        if ready || !ship.pending.is_empty() || ship.history == History::Unknown {
+            return false;
+        }
+        ship.running = false;
+    }
+    db.ship_signal.notify_all();
+    // Work that came between the look and the mark finds `running` unset, or is seen here.
+    if has_work(db) {
+        db.kick();
+    }
+    true
+}
+
+fn is_closing(db: &Db) -> bool {
+    lock(&db.ship).closing
+}
+
+fn has_work(db: &Db) -> bool {
+    let gap = lock(&db.capture).as_ref().is_some_and(|c| c.gap().is_some());
+    let ship = lock(&db.ship);
+    !ship.pending.is_empty()
+        || (gap && ship.history == History::Agreed && !ship.not_wal && !snapshot::is_pointless(db))
+}
+
+fn backoff(failures: u32, unit: f64) -> Duration {
+    let base = BACKOFF.0.saturating_mul(1 << failures.min(8)).min(BACKOFF.1);
+    base.mul_f64(0.5 + unit / 2.0)
+}
+
+fn succeeded(db: &Db) {
+    let mut ship = lock(&db.ship);
+    if !ship.not_wal {
+        ship.last_error = None;
+    }
+    drop(ship);
+    db.ship_signal.notify_all();
+}
+
+fn failed(db: &Db, e: &Error, failures: u32) {
+    db.counters.upload_failed();
+    if failures == 0 {
+        db.log(Level::Warn, &format!("{e}; trying again"));
+    }
+    db.set_error(e.to_string());
+}
+
+async fn write_status(db: &Arc<Db>) {
+    let db = Arc::clone(db);
+    // The status is a courtesy to people outside; its failure is logged there.
+    let _ = tokio::task::spawn_blocking(move || db.write_status()).await;
+}
+
+async fn step(db: &Arc<Db>) -> Result<Step> {
+    if lock(&db.capture).is_none() {
+        return Ok(Step::Idle);
+    }
+    if lock(&db.ship).history == History::Unknown {
+        history::reconcile(db).await?;
+        seal_more(db).await;
+        return Ok(Step::Progress);
+    }
+    if lock(&db.ship).history != History::Agreed {
+        return Ok(Step::Idle);
+    }
+    let front = lock(&db.ship).pending.front().map(Arc::clone);
+    if let Some(front) = front {
+        ship_segments(db, front).await?;
+        seal_more(db).await;
+        return Ok(Step::Progress);
+    }
+    if lock(&db.capture).as_ref().is_some_and(|c| c.gap().is_some()) {
+        return Ok(if snapshot::take(db).await? {
+            seal_more(db).await;
+            Step::Progress
+        } else {
+            Step::Idle
+        });
+    }
+    Ok(Step::Idle)
+}
+
+/// Room was made or the chain was joined: what the open segment holds is due.
+async fn seal_more(db: &Arc<Db>) {
+    let zero = db.config.sync_interval.is_zero();
+    let waits = lock(&db.capture).as_ref().is_some_and(|c| c.has_open());
+    if !waits && !(zero && !db.is_caught_up()) {
+        return;
+    }
+    let due = zero || lock(&db.last_seal).is_none_or(|at| at.elapsed() >= db.config.sync_interval);
+    if due {
+        let db = Arc::clone(db);
+        let sealed = tokio::task::spawn_blocking(move || db.capture_and_seal()).await;
+        if let Ok(Err(_)) | Err(_) = sealed {
+            // Reported by `capture_locked`; the worker tries again.
+        }
+    } else {
+        db.arm();
+    }
+}
+
+/// A file ready to be written.
+struct Prepared {
+    pending: Arc<Pending>,
+    header: Header,
+    body: Option<Bytes>,
+}
+
+async fn prepare(db: Arc<Db>, pending: Arc<Pending>) -> Result<Prepared> {
+    tokio::task::spawn_blocking(move || {
+        let header = header_of(&pending.segment)?;
+        let bytes = pending.segment.page_count() as u64 * u64::from(header.page_size);
+        let body = if bytes <= IN_MEMORY_BYTES_MAX {
+            let mut out = Vec::with_capacity(bytes as usize / 2 + 1024);
+            encode(&pending.segment, header, db.config.page_form, &mut out)?;
+            Some(Bytes::from(out))
+        } else {
+            None
+        };
+        Ok(Prepared { pending, header, body })
+    })
+    .await
+    .map_err(|e| Error::new(ErrorKind::Internal, "encoding an LTX file failed").with_source(e))?
+}
+
+/// The header of the L0 file that a sealed segment becomes.
+fn header_of(segment: &Segment) -> Result<Header> {
+    let seal = segment.sealed().ok_or_else(|| {
+        Error::new(ErrorKind::Internal, format!("{} is not sealed", segment.path().display()))
+    })?;
+    let txid = segment.txid();
+    let mut header = Header::new(segment.page_size(), seal.commit, txid, txid, seal.timestamp_ms);
+    header.wal_offset = seal.wal_offset;
+    header.wal_size = seal.wal_size;
+    header.wal_salt1 = seal.wal_salts[0];
+    header.wal_salt2 = seal.wal_salts[1];
+    Ok(header)
+}
+
+fn encode(
+    segment: &Segment,
+    header: Header,
+    form: PageForm,
+    out: &mut impl std::io::Write,
+) -> Result<()> {
+    let mut encoder = Encoder::new(out, header, form)?;
+    segment.for_each_page(|pgno, page| {
+        if pgno <= header.commit { encoder.encode_page(pgno, page) } else { Ok(()) }
+    })?;
+    encoder.finish().map(drop)
+}
+
+async fn ship_segments(db: &Arc<Db>, front: Arc<Pending>) -> Result<()> {
+    let mut ready = prepare(Arc::clone(db), front).await?;
+    loop {
+        let txid = ready.header.min_txid;
+        let next =
+            lock(&db.ship).pending.iter().find(|p| p.segment.txid() == txid.next()).map(Arc::clone);
+        let (done, prepared) = tokio::join!(write_segment(db, &ready), async {
+            match next {
+                Some(next) => Some(prepare(Arc::clone(db), next).await),
+                None => None,
+            }
+        });
+        done?;
+        acknowledge(db, ready.header, Some(&ready.pending)).await?;
+        match prepared {
+            Some(next) => ready = next?,
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn write_segment(db: &Arc<Db>, ready: &Prepared) -> Result<()> {
+    let h = &ready.header;
+    let id = FileId { level: 0, min: h.min_txid, max: h.max_txid };
+    let body = match &ready.body {
+        Some(bytes) => Body::Bytes(bytes.clone()),
+        None => {
+            let (form, header) = (db.config.page_form, *h);
+            let pending = Arc::clone(&ready.pending);
+            Body::Stream(ChunkWriter::stream(move |out| {
+                encode(&pending.segment, header, form, out)
+            }))
+        }
+    };
+    match db.client.write(&id, h.timestamp_ms, body, WriteMode::Create).await {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            if stored_is_ours(db, &id, ready).await? {
+                Ok(())
+            } else {
+                Err(conflict(
+                    db,
+                    format!(
+                        "{id} at {} was written by somebody else: another program replicates to this \
+                     URL. Nothing is shipped until it stops and this database is opened with \
+                     adopt=1, or gets a URL of its own",
+                        db.client.url()
+                    ),
+                ))
+            }
+        }
+        Err(e) => Err(e),
+    }
+}
+
+async fn stored_is_ours(db: &Arc<Db>, id: &FileId, ready: &Prepared) -> Result<bool> {
+    match &ready.body {
+        Some(bytes) => holds(&*db.client.client, id, bytes).await,
+        None => stored_header_is(db, id, &ready.header.encode()).await,
+    }
+}
+
+/// The header of a pending file when the stored one of its name has the same bytes.
+pub(crate) async fn prepared_equals(db: &Arc<Db>, pending: Arc<Pending>) -> Result<Option<Header>> {
+    let ready = prepare(Arc::clone(db), pending).await?;
+    let txid = ready.header.min_txid;
+    let id = FileId { level: 0, min: txid, max: txid };
+    match stored_is_ours(db, &id, &ready).await {
+        Ok(same) => Ok(same.then_some(ready.header)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether the stored file begins with this header: TXID, time, WAL range and
+/// salts together are not met by accident.
+pub(crate) async fn stored_header_is(
+    db: &Db,
+    id: &FileId,
+    header: &[u8; HEADER_SIZE],
+) -> Result<bool> {
+    let found = db.client.read(id, 0, Some(HEADER_SIZE as u64)).await?;
+    Ok(found[..] == header[..])
+}
+
+/// Stops shipping because the replica holds another history.
+pub(crate) fn conflict(db: &Db, why: String) -> Error {
+    let mut ship = lock(&db.ship);
+    ship.history = History::Conflict(why.clone());
+    ship.changed = true;
+    drop(ship);
+    db.log(Level::Error, &why);
+    db.ship_signal.notify_all();
+    Error::new(ErrorKind::Conflict, why)
+}
+
+/// Storage has the file: everything up to it is safe.
+pub(crate) async fn acknowledge(
+    db: &Arc<Db>,
+    header: Header,
+    pending: Option<&Arc<Pending>>,
+) -> Result<()> {
+    let record = Shipped::new(&header);
+    let dir = db.vfs_dir();
+    let owner = db.owner;
+    let segment = pending.map(|p| p.segment.path().to_owned());
+    tokio::task::spawn_blocking(move || {
+        record.save(&dir, owner)?;
+        match segment {
+            Some(path) => crate::os::disk::remove_file(&path),
+            None => Ok(()),
+        }
+    })
+    .await
+    .map_err(|e| Error::new(ErrorKind::Internal, "recording an upload failed").with_source(e))??;
+    let full = {
+        let mut ship = lock(&db.ship);
+        if let Some(p) = pending {
+            ship.pending.retain(|q| !Arc::ptr_eq(p, q));
+        }
+        ship.acked = header.max_txid;
+        ship.sealed_txid = ship.sealed_txid.max(header.max_txid);
+        ship.acked_at_ms = db.clock.now_ms();
+        ship.changed = true;
+        ship.pending.len() + 1 >= SEALED_MAX
+    };
+    db.counters.shipped(&header);
+    db.ship_signal.notify_all();
+    if full || db.config.sync_interval.is_zero() {
+        seal_more(db).await;
+    }
+    Ok(())
+}
+
+/// At the last close: captures, seals and ships what there is, for at most
+/// `timeout`; the rest is shipped at the next open.
+pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Err(e) = db.capture_and_seal() {
+            db.log(Level::Error, &e.to_string());
+            break;
+        }
+        let done = {
+            let ship = lock(&db.ship);
+            let nothing = ship.pending.is_empty();
+            match &ship.history {
+                History::Agreed => nothing && !has_more(db, &ship.last_error),
+                History::Conflict(_) => true,
+                History::Unknown => ship.sealed_txid == Txid(0) && !db.was_used(),
+            }
+        };
+        if done {
+            break;
+        }
+        db.kick();
+        let ship = lock(&db.ship);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            drop(ship);
+            db.log(
+                Level::Warn,
+                "closed before storage had everything; the rest is shipped at the next open",
+            );
+            break;
+        }
+        // Every acknowledgement and failure signals; the slice bounds a missed one.
+        drop(db.ship_signal.wait_timeout(ship, left.min(Duration::from_millis(100))));
+    }
+    end_shipper(db, deadline);
+    db.write_status();
+}
+
+fn has_more(db: &Db, _last_error: &Option<String>) -> bool {
+    match db.capture.try_lock() {
+        Ok(guard) => guard
+            .as_ref()
+            .is_some_and(|c| c.has_open() || (c.gap().is_some() && !snapshot::is_pointless(db))),
+        Err(_) => true,
+    }
+}
+
+fn end_shipper(db: &Arc<Db>, deadline: Instant) {
+    let mut ship = lock(&db.ship);
+    ship.closing = true;
+    db.ship_notify.notify_one();
+    let grace = deadline.max(Instant::now() + Duration::from_millis(500));
+    while ship.running {
+        let left = grace.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            // The runtime's end cuts the task off; nothing it has not acknowledged is forgotten.
+            return;
+        }
+        ship = match db.ship_signal.wait_timeout(ship, left) {
+            Ok((guard, _)) => guard,
+            Err(poisoned) => poisoned.into_inner().0,
+        };
+    }
+}

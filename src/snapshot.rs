@@ -1,0 +1,163 @@
+//! Full snapshots: the first file of a chain and the answer to every gap. They
+//! stream from the database to storage and are never staged on disk.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::capture::Gap;
+use crate::capture::frames::WAL_HEADER_SIZE;
+use crate::db::{Db, lock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::Level;
+use crate::ltx::{Encoder, Header, Txid};
+use crate::os::disk;
+use crate::pages::Pages;
+use crate::replica::{acknowledge, conflict, stored_header_is};
+use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode};
+use crate::shipped;
+use crate::stream::ChunkWriter;
+
+/// A snapshot that is ready to be streamed.
+struct Begun {
+    pages: Pages,
+    header: Header,
+    reason: Gap,
+}
+
+/// Nothing changed since a snapshot was last found impossible: an empty
+/// database, or one that is not in WAL mode.
+pub(crate) fn is_pointless(db: &Db) -> bool {
+    db.counters.snapshot_pointless.load(Ordering::Acquire)
+}
+
+/// Takes a snapshot and stores it under the next TXID. False: there is nothing
+/// to take one of.
+pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
+    let for_begin = Arc::clone(db);
+    let begun = tokio::task::spawn_blocking(move || begin(&for_begin)).await.map_err(|e| {
+        Error::new(ErrorKind::Internal, "beginning a snapshot failed").with_source(e)
+    })??;
+    let Some(Begun { pages, header, reason }) = begun else {
+        db.counters.snapshot_pointless.store(true, Ordering::Release);
+        return Ok(false);
+    };
+    let id = FileId { level: 0, min: header.min_txid, max: header.max_txid };
+    let form = db.config.page_form;
+    let body = Body::Stream(ChunkWriter::stream(move |out| {
+        let mut encoder = Encoder::new(out, header, form)?;
+        pages.for_each(|pgno, page| encoder.encode_page(pgno, page))?;
+        encoder.finish().map(drop)
+    }));
+    let stored = match db.client.write(&id, header.timestamp_ms, body, WriteMode::Create).await {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => already_there(db, &id, &header).await,
+        Err(e) => Err(e),
+    };
+    if let Err(e) = stored {
+        abandon(db)?;
+        return Err(e);
+    }
+    acknowledge(db, header, None).await?;
+    if let Some(capture) = lock(&db.capture).as_mut() {
+        capture.snapshot_done()?;
+    }
+    shipped::forget_attempts(&db.vfs_dir())?;
+    lock(&db.ship).snapshot_since_ms = 0;
+    db.counters.snapshot(reason);
+    db.log(
+        Level::Info,
+        &format!(
+            "snapshot {} of {} pages stored, reason: {}",
+            header.max_txid,
+            header.commit,
+            reason.name()
+        ),
+    );
+    Ok(true)
+}
+
+/// The name was taken: by this very snapshot, by an earlier one of ours whose
+/// answer was lost, or by somebody else.
+async fn already_there(db: &Arc<Db>, id: &FileId, header: &Header) -> Result<()> {
+    if stored_header_is(db, id, &header.encode()).await? {
+        return Ok(());
+    }
+    for earlier in shipped::attempts(&db.vfs_dir())? {
+        if stored_header_is(db, id, &earlier).await? {
+            acknowledge(db, Header::decode(&earlier)?, None).await?;
+            return Err(Error::new(
+                ErrorKind::Transient,
+                format!("an earlier snapshot is in storage as {id}; another one follows"),
+            ));
+        }
+    }
+    Err(conflict(
+        db,
+        format!(
+            "{id} at {} was written by somebody else: another program replicates to this URL. \
+             Nothing is shipped until it stops and this database is opened with adopt=1, or gets \
+             a URL of its own",
+            db.client.url()
+        ),
+    ))
+}
+
+/// A snapshot that storage may not have is taken again from the state then.
+fn abandon(db: &Arc<Db>) -> Result<()> {
+    match lock(&db.capture).as_mut() {
+        Some(capture) => capture.declare_gap(Gap::SnapshotInterrupted),
+        None => Ok(()),
+    }
+}
+
+fn begin(db: &Arc<Db>) -> Result<Option<Begun>> {
+    db.counters.snapshot_pointless.store(false, Ordering::Release);
+    if disk::stat(&db.path)?.is_none_or(|s| s.size == 0) && db.published().mx_frame == 0 {
+        return Ok(None);
+    }
+    if db.published().mx_frame == 0 && !in_wal_mode(db)? {
+        db.note_journal_mode();
+        return Ok(None);
+    }
+    db.note_wal_mode();
+    let mut guard = lock(&db.capture);
+    let Some(capture) = guard.as_mut() else { return Ok(None) };
+    let Some(reason) = capture.gap() else { return Ok(None) };
+    let open_elsewhere = Pages::at_rest(db)?.is_none();
+    let pages = if db.connections.load(Ordering::Acquire) > 0 || open_elsewhere {
+        Pages::pin(db)?
+    } else {
+        Pages::closed(db)?
+    };
+    if pages.header.n_page == 0 {
+        return Ok(None);
+    }
+    let txid = lock(&db.ship).acked.next();
+    let now_ms = db.clock.now_ms();
+    let mut header = Header::new(pages.header.page_size, pages.header.n_page, txid, txid, now_ms);
+    header.wal_offset = WAL_HEADER_SIZE as i64;
+    shipped::remember_attempt(&db.vfs_dir(), &header, db.owner)?;
+    capture.follow_from(&pages.header, txid, txid.next())?;
+    if let crate::pages::Origin::Closed(mark) = pages.origin() {
+        capture.set_clean(Some(mark))?;
+    }
+    drop(guard);
+    let mut ship = lock(&db.ship);
+    ship.sealed_txid = txid;
+    ship.snapshot_since_ms = now_ms.max(1) as u64;
+    ship.changed = true;
+    drop(ship);
+    db.counters.snapshot_bytes_of(pages.header.n_page, pages.header.page_size);
+    Ok(Some(Begun { pages, header, reason }))
+}
+
+fn in_wal_mode(db: &Db) -> Result<bool> {
+    let mut head = [0u8; 100];
+    let got = db.host.open_unlocked()?.read_at(&mut head, 0)?;
+    Ok(got == head.len() && head[18] == 2 && head[19] == 2)
+}
+
+/// A snapshot pending in the position but unknown to storage.
+pub(crate) fn pending(db: &Db) -> Txid {
+    lock(&db.capture).as_ref().map_or(Txid(0), |c| c.position().snapshot_pending)
+}

@@ -1,0 +1,458 @@
+//! All replicated databases of one process: registry, capture worker, runtime.
+//!
+//! Nothing starts before the first database is opened, and nothing is left
+//! when the last one is closed. A process has one store; after a fork the
+//! child makes its own.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::clock::{Clock, Random, SeededRandom, SystemClock};
+use crate::config::DbConfig;
+use crate::db::{Client, Db, Opened, canonical_identity, lock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::Host;
+use crate::log::{Level, Log};
+use crate::pages::page_size_of;
+use crate::probe::Found;
+use crate::{probe, replica};
+
+/// Device and inode.
+pub(crate) type Identity = (u64, u64);
+
+/// What the extension knows about a database file that the host has opened.
+pub struct OpenRequest {
+    /// Path as the host gave it to its VFS.
+    pub path: PathBuf,
+    /// Path of its WAL as the host will give it.
+    pub wal_path: PathBuf,
+    /// Settings.
+    pub config: DbConfig,
+    /// The host opened it read-only.
+    pub read_only: bool,
+    /// The host's side.
+    pub host: Arc<dyn Host>,
+}
+
+/// All replicated databases of this process.
+pub struct Store {
+    log: Arc<dyn Log>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    registry: Mutex<Registry>,
+    /// Signalled when a database has gone.
+    closed: Condvar,
+    worker: Mutex<Worker>,
+    worker_signal: Condvar,
+    runtime: Mutex<Option<tokio::runtime::Runtime>>,
+    worker_running: AtomicBool,
+}
+
+#[derive(Default)]
+struct Registry {
+    databases: HashMap<Identity, Arc<Db>>,
+    clients: HashMap<PathBuf, (DbConfig, Arc<Client>)>,
+    /// What storage held when a database without local state was looked at.
+    found: HashMap<PathBuf, Found>,
+}
+
+#[derive(Default)]
+struct Worker {
+    due: HashMap<Identity, Instant>,
+    soon: Vec<Identity>,
+    stop: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// An empty store; starts nothing.
+    pub fn new(log: Arc<dyn Log>) -> Arc<Store> {
+        Arc::new(Store {
+            log,
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SeededRandom::from_system()),
+            registry: Mutex::default(),
+            closed: Condvar::new(),
+            worker: Mutex::default(),
+            worker_signal: Condvar::new(),
+            runtime: Mutex::new(None),
+            worker_running: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn log(&self, level: Level, message: &str) {
+        self.log.log(level, message);
+    }
+
+    /// Checks a configuration before the host opens the file: the URL, another
+    /// database on the same URL, and, when there is no local state yet, what
+    /// the replica already holds.
+    ///
+    /// # Errors
+    /// Whatever must fail the open; the text is for the user.
+    pub fn before_open(
+        self: &Arc<Self>,
+        path: &Path,
+        config: &DbConfig,
+        will_create: bool,
+    ) -> Result<()> {
+        let client = self.client(path, config)?;
+        self.refuse_shared_url(path, &client)?;
+        let checked = probe::check(self, path, config, &client, will_create);
+        if let Ok(Some(found)) = &checked {
+            lock(&self.registry).found.insert(path.to_owned(), *found);
+        }
+        if checked.is_err() {
+            lock(&self.registry).clients.remove(path);
+            self.stop_if_unused();
+        }
+        checked.map(drop)
+    }
+
+    fn client(&self, path: &Path, config: &DbConfig) -> Result<Arc<Client>> {
+        let mut registry = lock(&self.registry);
+        if let Some((known, client)) = registry.clients.get(path)
+            && known == config
+        {
+            return Ok(Arc::clone(client));
+        }
+        let client = Arc::new(Client::open(config)?);
+        registry.clients.insert(path.to_owned(), (config.clone(), Arc::clone(&client)));
+        Ok(client)
+    }
+
+    fn refuse_shared_url(&self, path: &Path, client: &Client) -> Result<()> {
+        let mine = canonical_identity(path).ok().map(|s| (s.dev, s.ino));
+        let registry = lock(&self.registry);
+        for (identity, db) in &registry.databases {
+            if Some(*identity) != mine && db.client.identity() == client.identity() {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "{} and {} would both be replicated to {}: give each database a URL of \
+                         its own ({{name}} in the URL stands for the file name)",
+                        path.display(),
+                        db.path.display(),
+                        client.url()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Registers a connection on a database that the host has just opened.
+    ///
+    /// # Errors
+    /// The meta directory cannot be used, or its format is newer than this library.
+    pub fn open(self: &Arc<Self>, request: OpenRequest) -> Result<Arc<Db>> {
+        let stat = canonical_identity(&request.path)?;
+        let identity = (stat.dev, stat.ino);
+        let client = self.client(&request.path, &request.config)?;
+        self.refuse_other_page_size(&request)?;
+        let mut registry = lock(&self.registry);
+        while registry.databases.get(&identity).is_some_and(|db| db.closing.load(Ordering::Acquire))
+        {
+            registry = match self.closed.wait(registry) {
+                Ok(guard) => guard,
+                Err(poisoned) => poisoned.into_inner(),
+            };
+        }
+        if let Some(db) = registry.databases.get(&identity) {
+            if db.client.identity() != client.identity() {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "{} is already replicated to {} in this process and cannot be replicated \
+                         to {} as well",
+                        request.path.display(),
+                        db.client.url(),
+                        client.url()
+                    ),
+                ));
+            }
+            db.connections.fetch_add(1, Ordering::AcqRel);
+            return Ok(Arc::clone(db));
+        }
+        let db = Db::open(Opened {
+            path: request.path,
+            wal_path: request.wal_path,
+            stat,
+            config: request.config,
+            host: request.host,
+            client,
+            clock: Arc::clone(&self.clock),
+            random: Arc::clone(&self.random),
+            store: Arc::downgrade(self),
+        })?;
+        db.connections.fetch_add(1, Ordering::AcqRel);
+        registry.databases.insert(identity, Arc::clone(&db));
+        Ok(db)
+    }
+
+    fn refuse_other_page_size(&self, request: &OpenRequest) -> Result<()> {
+        let Some(found) = lock(&self.registry).found.remove(&request.path) else { return Ok(()) };
+        let mut head = [0u8; 100];
+        let got = request.host.open_unlocked()?.read_at(&mut head, 0)?;
+        match page_size_of(&head[..got]) {
+            Some(mine) if mine != found.page_size => Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "{} has pages of {mine} bytes, but the chain at its replica URL (TXID {}) has \
+                     pages of {} bytes: give this database a URL of its own",
+                    request.path.display(),
+                    found.txid,
+                    found.page_size
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The open database whose WAL has this path.
+    pub fn find_by_wal(&self, wal_path: &Path) -> Option<Arc<Db>> {
+        let registry = lock(&self.registry);
+        registry.databases.values().find(|db| db.wal_path == wal_path).map(Arc::clone)
+    }
+
+    pub(crate) fn find(&self, identity: Identity) -> Option<Arc<Db>> {
+        lock(&self.registry).databases.get(&identity).map(Arc::clone)
+    }
+
+    /// The last connection of a database was closed: flush and forget it.
+    pub(crate) fn close_database(self: &Arc<Self>, identity: Identity) {
+        let Some(db) = self.find(identity) else { return };
+        {
+            // A new connection may have come meanwhile.
+            let _registry = lock(&self.registry);
+            if db.connections.load(Ordering::Acquire) != 0
+                || db.closing.swap(true, Ordering::AcqRel)
+            {
+                return;
+            }
+        }
+        replica::flush(&db, db.config.close_timeout);
+        lock(&self.worker).due.remove(&identity);
+        let last = {
+            let mut registry = lock(&self.registry);
+            registry.databases.remove(&identity);
+            registry.clients.remove(&db.path);
+            registry.databases.is_empty()
+        };
+        db.end();
+        self.closed.notify_all();
+        if last {
+            self.stop_if_unused();
+        }
+    }
+
+    /// Flushes every open database, each for at most its `close_timeout`: the
+    /// process is about to exit with connections open.
+    pub fn flush_all(&self) {
+        let all: Vec<_> = lock(&self.registry).databases.values().map(Arc::clone).collect();
+        for db in all {
+            // What is not shipped in time is shipped at the next open.
+            let _ = db.sync(db.config.close_timeout);
+            db.write_status();
+        }
+    }
+
+    /// Lets the worker capture and seal after `delay`.
+    pub(crate) fn schedule(self: &Arc<Self>, identity: Identity, delay: Duration) {
+        let due = Instant::now() + delay;
+        {
+            let mut worker = lock(&self.worker);
+            let at = worker.due.entry(identity).or_insert(due);
+            *at = due.min(*at);
+        }
+        self.wake_worker();
+    }
+
+    /// Lets the worker capture now, without sealing.
+    pub(crate) fn capture_soon(self: &Arc<Self>, identity: Identity) {
+        {
+            let mut worker = lock(&self.worker);
+            if worker.soon.contains(&identity) {
+                return;
+            }
+            worker.soon.push(identity);
+        }
+        self.wake_worker();
+    }
+
+    fn wake_worker(self: &Arc<Self>) {
+        if !self.worker_running.swap(true, Ordering::AcqRel) {
+            self.start_worker();
+        }
+        self.worker_signal.notify_one();
+    }
+
+    fn start_worker(self: &Arc<Self>) {
+        let store = Arc::clone(self);
+        let spawned = std::thread::Builder::new()
+            .name("litestream".to_owned())
+            .stack_size(512 << 10)
+            .spawn(move || store.work());
+        match spawned {
+            Ok(thread) => {
+                let mut worker = lock(&self.worker);
+                worker.stop = false;
+                worker.thread = Some(thread);
+            }
+            Err(e) => {
+                self.worker_running.store(false, Ordering::Release);
+                self.log(Level::Error, &format!("cannot start the capture thread: {e}"));
+            }
+        }
+    }
+
+    fn work(&self) {
+        loop {
+            let (captures, seals) = {
+                let mut worker = lock(&self.worker);
+                loop {
+                    if worker.stop {
+                        return;
+                    }
+                    let now = Instant::now();
+                    let captures = std::mem::take(&mut worker.soon);
+                    let seals: Vec<Identity> = worker
+                        .due
+                        .iter()
+                        .filter(|(_, at)| **at <= now)
+                        .map(|(id, _)| *id)
+                        .collect();
+                    for id in &seals {
+                        worker.due.remove(id);
+                    }
+                    if !captures.is_empty() || !seals.is_empty() {
+                        break (captures, seals);
+                    }
+                    let next = worker.due.values().min().copied();
+                    worker = match next {
+                        Some(at) => self
+                            .worker_signal
+                            .wait_timeout(worker, at.saturating_duration_since(now))
+                            .map_or_else(|p| p.into_inner().0, |(guard, _)| guard),
+                        None => self
+                            .worker_signal
+                            .wait(worker)
+                            .unwrap_or_else(std::sync::PoisonError::into_inner),
+                    };
+                }
+            };
+            for id in captures {
+                if let Some(db) = self.find(id) {
+                    self.guarded(&db, || db.capture_only());
+                }
+            }
+            for id in seals {
+                if let Some(db) = self.find(id) {
+                    self.guarded(&db, || self.seal(&db));
+                }
+            }
+        }
+    }
+
+    fn seal(&self, db: &Db) {
+        if let Err(e) = db.capture_and_seal() {
+            db.log(Level::Error, &e.to_string());
+            // Try again at the pace of sealing, for as long as there is something.
+            let mut worker = lock(&self.worker);
+            let again = Instant::now() + db.config.sync_interval.max(Duration::from_secs(1));
+            worker.due.entry(db.identity).or_insert(again);
+        }
+    }
+
+    /// A panic of ours ends replication of one database, not its host.
+    fn guarded(&self, db: &Db, work: impl FnOnce()) {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+            db.fault("the capture thread panicked");
+        }
+    }
+
+    /// The runtime for everything below the diode, started on first use.
+    pub(crate) fn runtime(&self) -> Result<tokio::runtime::Handle> {
+        let mut slot = lock(&self.runtime);
+        if let Some(runtime) = &*slot {
+            return Ok(runtime.handle().clone());
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(8)
+            .thread_keep_alive(Duration::from_secs(1))
+            .thread_name("litestream-io")
+            .thread_stack_size(1 << 20)
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|e| {
+                Error::new(ErrorKind::Internal, "cannot start the upload threads").with_source(e)
+            })?;
+        let handle = runtime.handle().clone();
+        *slot = Some(runtime);
+        Ok(handle)
+    }
+
+    pub(crate) fn spawn_shipper(self: &Arc<Self>, identity: Identity) {
+        let Some(db) = self.find(identity) else { return };
+        match self.runtime() {
+            Ok(handle) => {
+                handle.spawn(replica::run(db));
+            }
+            Err(e) => {
+                lock(&db.ship).running = false;
+                db.set_error(e.to_string());
+            }
+        }
+    }
+
+    /// Ends the worker and the runtime when no database is open.
+    fn stop_if_unused(self: &Arc<Self>) {
+        let runtime = {
+            let registry = lock(&self.registry);
+            if !registry.databases.is_empty() {
+                return;
+            }
+            lock(&self.runtime).take()
+        };
+        self.stop_worker();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+    }
+
+    fn stop_worker(self: &Arc<Self>) {
+        let thread = {
+            let mut worker = lock(&self.worker);
+            worker.stop = true;
+            worker.soon.clear();
+            worker.thread.take()
+        };
+        self.worker_signal.notify_all();
+        if let Some(thread) = thread {
+            // A panic of the worker was reported where it happened.
+            let _ = thread.join();
+        }
+        self.worker_running.store(false, Ordering::Release);
+        let again = {
+            let mut worker = lock(&self.worker);
+            worker.stop = false;
+            !worker.due.is_empty()
+        };
+        // A database that was opened meanwhile counts on the worker.
+        if again {
+            self.wake_worker();
+        }
+    }
+}

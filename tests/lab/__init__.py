@@ -1,1 +1,0 @@
-"""What host tests, the kill loop, the demo and the benches share."""
