@@ -1,0 +1,369 @@
+"""Processes that die, fork or share; storage that goes away; disks that fill."""
+
+import os
+import subprocess
+import unittest
+
+from base import HostCase, S3Case
+from lab import child
+from lab.replica import dump, restore
+
+COUNT = "SELECT count(*) FROM t"
+
+
+class Processes(HostCase):
+    """How a host ends, and what is on storage afterwards."""
+
+    def test_kill_9_then_reopen_ships_what_was_pending(self):
+        process = self.start("""
+            db = connect(PATH, **PARAMS, sync_interval="1h")
+            db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+            sync(db)
+            for n in range(500):
+                db.execute("INSERT INTO t(v) VALUES(randomblob(400))")
+            say(ready=True)
+            time.sleep(60)
+        """)
+        child.hear(process)
+        child.kill(process)
+        self.host("connect(PATH, **PARAMS).close()")
+        self.assertEqual(self.rows(self.db, COUNT), [(500,)])
+        self.oracle()
+
+    def test_r_64_close_flushes_what_is_pending(self):
+        self.host("""
+            db = connect(PATH, **PARAMS, sync_interval="1h")
+            db.execute("CREATE TABLE t(v)")
+            db.execute("INSERT INTO t VALUES(1)")
+            db.close()
+        """)
+        self.assertEqual(self.rows(self.restored(), COUNT), [(1,)])
+
+    def test_r_64_exit_without_close_flushes_what_is_pending(self):
+        self.host("""
+            db = connect(PATH, **PARAMS, sync_interval="1h")
+            db.execute("CREATE TABLE t(v)")
+            db.execute("INSERT INTO t VALUES(1)")
+            globals()["keep"] = db
+            sys.exit(0)
+        """)
+        self.assertEqual(self.rows(self.restored(), COUNT), [(1,)])
+
+    def test_no_thread_is_left_after_the_last_close(self):
+        said = self.host("""
+            def tasks():
+                return len(os.listdir("/proc/self/task"))
+            load()
+            loaded = tasks()
+            db = connect(PATH, **PARAMS)
+            db.execute("CREATE TABLE t(v)")
+            sync(db)
+            opened = tasks()
+            db.close()
+            end = time.monotonic() + 5
+            while tasks() > loaded and time.monotonic() < end:
+                time.sleep(0.02)
+            say(loaded=loaded, opened=opened, closed=tasks())
+        """)
+        self.assertEqual(said["loaded"], 1, "loading starts a thread")
+        self.assertGreater(said["opened"], 1)
+        self.assertEqual(said["closed"], 1)
+
+    def test_an_open_database_costs_at_most_one_descriptor(self):
+        said = self.host("""
+            def descriptors():
+                return len(os.listdir("/proc/self/fd"))
+            start = descriptors()
+            plain = sqlite3.connect(OTHER, isolation_level=None)
+            plain.execute("PRAGMA journal_mode=WAL")
+            plain.execute("CREATE TABLE t(v)")
+            host = descriptors() - start
+            load()
+            first = connect(FIRST, replica_url=f"{PARAMS['replica_url']}-first")
+            first.execute("CREATE TABLE t(v)")
+            sync(first)
+            time.sleep(0.5)
+            start = descriptors()
+            db = connect(PATH, **PARAMS)
+            db.execute("CREATE TABLE t(v)")
+            sync(db)
+            time.sleep(0.5)
+            say(host=host, ours=descriptors() - start)
+            db.close()
+            first.close()
+        """, OTHER=self.dir / "plain.db", FIRST=self.dir / "first.db")
+        self.assertLessEqual(said["ours"], said["host"] + 1)
+
+    def test_a_forked_child_replicates_on_its_own(self):
+        self.host("""
+            db = connect(PATH, **PARAMS)
+            db.execute("CREATE TABLE t(v TEXT)")
+            db.execute("INSERT INTO t VALUES('parent')")
+            db.close()
+            pid = os.fork()
+            if pid == 0:
+                db = connect(PATH, **PARAMS)
+                db.execute("INSERT INTO t VALUES('child')")
+                sync(db)
+                db.close()
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            db = connect(PATH, **PARAMS)
+            db.execute("INSERT INTO t VALUES('parent')")
+            db.close()
+        """)
+        self.assertEqual(self.rows(self.restored(), COUNT), [(3,)])
+        self.oracle()
+
+    def test_a_child_forked_with_the_database_open_does_no_harm(self):
+        self.host("""
+            db = connect(PATH, **PARAMS)
+            db.execute("CREATE TABLE t(v TEXT)")
+            sync(db)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+            db.execute("INSERT INTO t VALUES('parent')")
+            sync(db)
+            db.close()
+        """)
+        self.oracle()
+
+    def test_pre_fork_workers_write_one_database(self):
+        self.host("""
+            load()
+            pids = []
+            first = connect(PATH, **PARAMS)
+            first.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, w INT)")
+            first.close()
+            for w in range(3):
+                pid = os.fork()
+                if pid == 0:
+                    db = connect(PATH, **PARAMS, sync_interval="50ms")
+                    for n in range(100):
+                        db.execute("INSERT INTO t(w) VALUES(?)", (w,))
+                    db.close()
+                    os._exit(0)
+                pids.append(pid)
+            assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+            db = connect(PATH, **PARAMS)
+            say(rows=scalar(db, "SELECT count(*) FROM t"))
+            db.close()
+        """)
+        self.oracle()
+        self.assertEqual(self.rows(self.restored(), COUNT), [(300,)])
+
+    def test_many_threads_and_connections(self):
+        self.host("""
+            first = connect(PATH, **PARAMS, sync_interval="50ms")
+            first.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, w INT, v BLOB)")
+            errors = []
+            def work(w):
+                try:
+                    for _ in range(3):
+                        db = connect(PATH, **PARAMS, sync_interval="50ms")
+                        for n in range(20):
+                            db.execute("INSERT INTO t(w, v) VALUES(?, randomblob(200))", (w,))
+                            db.execute("SELECT count(*) FROM t").fetchall()
+                        db.close()
+                except Exception as error:
+                    errors.append(repr(error))
+            threads = [threading.Thread(target=work, args=(w,)) for w in range(12)]
+            [t.start() for t in threads]
+            [t.join() for t in threads]
+            say(errors=errors, rows=scalar(first, "SELECT count(*) FROM t"))
+            first.close()
+        """)
+        self.oracle()
+        self.assertEqual(self.rows(self.restored(), COUNT), [(720,)])
+
+    def test_many_databases_in_one_process(self):
+        self.host("""
+            opened = []
+            for n in range(20):
+                db = connect(f"{DIR}/many-{n}.db", replica_url=f"file://{DIR}/many/{n}")
+                db.execute("CREATE TABLE t(v)")
+                opened.append(db)
+            for n, db in enumerate(opened * 3):
+                db.execute("INSERT INTO t VALUES(?)", (n,))
+            [db.close() for db in opened]
+        """, DIR=self.dir)
+        for n in range(20):
+            copy = restore(f"file://{self.dir}/many/{n}", self.dir / f"copy-{n}.db")
+            self.assertEqual(dump(copy), dump(self.dir / f"many-{n}.db"))
+
+    def test_exclusive_locking_mode_is_captured(self):
+        self.host("""
+            db = connect(PATH, wal=False, **PARAMS)
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+            for n in range(300):
+                db.execute("INSERT INTO t(v) VALUES(randomblob(3000))")
+            db.close()
+        """)
+        self.oracle()
+
+    def test_journal_mode_switched_back_and_forth(self):
+        self.host("""
+            db = connect(PATH, **PARAMS)
+            db.execute("CREATE TABLE t(v)")
+            for mode in ("DELETE", "WAL", "TRUNCATE", "WAL"):
+                db.execute(f"PRAGMA journal_mode={mode}")
+                db.execute("INSERT INTO t VALUES(?)", (mode,))
+            sync(db)
+            db.close()
+        """)
+        self.oracle()
+
+
+class Output(HostCase):
+    """The library never writes to stdout or stderr."""
+
+    def test_errors_go_to_the_log_file_only(self):
+        log = self.dir / "log.txt"
+        said = self.host("""
+            host_error(connect, PATH, **dict(PARAMS, nonsense="1"))
+            db = connect(PATH, replica_url="s3://bkt/x", endpoint="http://127.0.0.1:9",
+                         region="us-east-1", close_timeout="200ms")
+            db.execute("CREATE TABLE t(v)")
+            time.sleep(0.5)
+            db.close()
+            say(ok=True)
+        """, env={"LITESTREAM_LOG_FILE": log, "LITESTREAM_LOG_LEVEL": "info"})
+        self.assertEqual(said, {"ok": True})
+        self.assertGreater(log.stat().st_size, 0)
+
+
+class Storage(S3Case):
+    """A server that goes away, hangs, refuses and comes back."""
+
+    def test_storage_away_for_a_while_then_back(self):
+        process = self.start("""
+            db = connect(PATH, **PARAMS, sync_interval="50ms", close_timeout="30s")
+            db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+            sync(db)
+            say(ready=True)
+            sys.stdin.readline()
+            for n in range(300):
+                db.execute("INSERT INTO t(v) VALUES(randomblob(700))")
+                time.sleep(0.004)
+            time.sleep(0.5)
+            say(status=status(db), lag=scalar(db, "SELECT litestream_lag()"))
+            sys.stdin.readline()
+            sync(db, 30000)
+            say(after=status(db), lag_after=scalar(db, "SELECT litestream_lag()"))
+            db.close()
+        """)
+        child.hear(process)
+        self.server.stop()
+        self.nudge(process)
+        away = child.hear(process)
+        self.assertGreater(away["lag"], 0.5)
+        self.assertIn("127.0.0.1", str(away["status"]))
+        self.server.start()
+        self.nudge(process)
+        self.assertEqual(child.hear(process)["lag_after"], 0)
+        self.assertEqual(process.wait(60), 0)
+        self.oracle()
+
+    def test_a_hanging_server_does_not_hold_commits_up(self):
+        process = self.start("""
+            db = connect(PATH, **PARAMS, sync_interval="50ms", close_timeout="1s")
+            db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+            sync(db)
+            say(ready=True)
+            sys.stdin.readline()
+            worst = 0
+            for n in range(400):
+                start = time.monotonic()
+                db.execute("INSERT INTO t(v) VALUES(randomblob(700))")
+                worst = max(worst, time.monotonic() - start)
+                time.sleep(0.003)
+            start = time.monotonic()
+            db.close()
+            say(worst=worst, close=time.monotonic() - start)
+        """)
+        child.hear(process)
+        self.server.hang()
+        try:
+            self.nudge(process)
+            said = child.hear(process)
+        finally:
+            self.server.resume()
+        self.assertLess(said["worst"], 0.3)
+        self.assertLess(said["close"], 4)
+        self.assertEqual(process.wait(30), 0)
+        self.host("connect(PATH, **PARAMS).close()")
+        self.oracle()
+
+    def test_refused_credentials_are_named_and_hurt_nothing(self):
+        said = self.host("""
+            db = connect(PATH, **PARAMS, close_timeout="300ms")
+            db.execute("CREATE TABLE t(v)")
+            end = time.monotonic() + 10
+            while time.monotonic() < end and "403" not in json.dumps(status(db)):
+                time.sleep(0.05)
+            db.execute("INSERT INTO t VALUES(1)")
+            say(status=status(db))
+            db.close()
+        """, env={"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "hunter2"})
+        text = str(said["status"])
+        self.assertRegex(text, "403|denied|Denied|credential")
+        self.assertNotIn("hunter2", text)
+        self.assertEqual(self.rows(self.db, COUNT), [(1,)])
+        self.host("connect(PATH, **PARAMS).close()")
+        self.oracle()
+
+    @staticmethod
+    def nudge(process):
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+class FullDisk(HostCase):
+    """The meta directory on a file system of two megabytes."""
+
+    def setUp(self):
+        super().setUp()
+        self.meta = self.dir / "meta"
+        self.meta.mkdir()
+        words = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "none", str(self.meta)]
+        if subprocess.run(words, stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("cannot mount a small file system here")
+        self.addCleanup(subprocess.run, ["umount", "-l", str(self.meta)], check=True)
+
+    def test_a_full_disk_stops_replication_not_the_database_and_heals(self):
+        ballast = self.meta / "ballast"
+        process = self.start("""
+            db = connect(PATH, **PARAMS, meta_path=META, sync_interval="100ms")
+            db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+            sync(db)
+            say(ready=True)
+            sys.stdin.readline()
+            for n in range(600):
+                db.execute("INSERT INTO t(v) VALUES(randomblob(9000))")
+            time.sleep(1)
+            say(status=status(db), rows=scalar(db, "SELECT count(*) FROM t"))
+            sys.stdin.readline()
+            db.execute("INSERT INTO t(v) VALUES('last')")
+            sync(db, 30000)
+            say(after=status(db))
+            db.close()
+        """, META=self.meta)
+        child.hear(process)
+        free = os.statvfs(self.meta)
+        ballast.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - 4096)))
+        Storage.nudge(process)
+        full = child.hear(process)
+        self.assertEqual(full["rows"], 600)
+        ballast.unlink()
+        Storage.nudge(process)
+        child.hear(process)
+        self.assertEqual(process.wait(60), 0)
+        self.oracle()
+
+
+if __name__ == "__main__":
+    unittest.main()

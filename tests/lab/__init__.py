@@ -1,0 +1,1 @@
+"""What host tests, the kill loop, the demo and the benches share."""
