@@ -26,7 +26,9 @@ pub mod replica_client;
 pub mod restore;
 mod shipped;
 mod snapshot;
+pub mod sqlite;
 pub mod store;
 mod stream;
+pub mod wal_reader;
 
 pub use error::{Error, ErrorKind, Result};

@@ -61,12 +61,8 @@ pub fn is_valid_page_size(page_size: u32) -> bool {
 
 /// The page that holds SQLite's lock bytes: never in a file, zeros when a
 /// database is rebuilt.
-///
-/// # Panics
-///
-/// When `page_size` is 0.
 pub fn lock_pgno(page_size: u32) -> Pgno {
-    PENDING_BYTE / page_size + 1
+    PENDING_BYTE / page_size.max(1) + 1
 }
 
 #[cfg(test)]
