@@ -75,6 +75,10 @@ pub fn create_dir_all(path: &Path, access: &Access) -> Result<()> {
             fsync_dir(parent)
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("cannot create directory {}: a file is in the way", path.display()),
+        )),
         Err(e) => Err(Error::io("create directory", path, e)),
     }
 }

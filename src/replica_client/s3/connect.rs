@@ -16,7 +16,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const USER_AGENT: &str = concat!("litestream rust/", env!("CARGO_PKG_VERSION"));
 
 /// The store of one replica, while it is in use.
-#[derive(Debug)]
 pub(super) struct Connection {
     store: Mutex<Option<Arc<AmazonS3>>>,
 }

@@ -2,6 +2,7 @@
 //! (profiles, SSO, web identity, container and instance roles).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,8 +26,8 @@ const CHAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The connection to such a server.
 const CHAIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Hands out credentials and remembers them until they expire.
-#[derive(Debug)]
+/// Hands out credentials and remembers them until they expire. `Debug` shows
+/// none of it.
 pub(super) struct Credentials {
     fixed: Option<Arc<AwsCredential>>,
     env: Arc<dyn Env>,
@@ -37,11 +38,16 @@ pub(super) struct Credentials {
     secrets: Mutex<Vec<String>>,
 }
 
-#[derive(Debug, Clone)]
 struct Cached {
     credential: Arc<AwsCredential>,
     /// Unix milliseconds; none for keys that last.
     refresh_at_ms: Option<i64>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(..)")
+    }
 }
 
 impl Credentials {

@@ -195,11 +195,13 @@ fn shorten(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_SERVER_TEXT).collect()
 }
 
-/// Cuts every one of `secrets` out of `text`.
+/// Cuts every one of `secrets` out of `text`; shorter ones than any real key
+/// would only garble it.
 fn scrub(text: &str, secrets: &[String]) -> String {
+    const SHORTEST: usize = 4;
     secrets
         .iter()
-        .filter(|s| !s.is_empty())
+        .filter(|s| s.len() >= SHORTEST)
         .fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"))
 }
 

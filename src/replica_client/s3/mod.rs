@@ -3,6 +3,7 @@
 //! The timestamp of the LTX header is kept in the user metadata
 //! `litestream-timestamp`, RFC 3339 in UTC without trailing zeros.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,13 +52,18 @@ pub(crate) const SHORT_RETRIES: RetryPolicy =
 
 /// A replica in an S3 bucket. One attempt per request, except for the parts and
 /// the small bodies of streamed writes, which only it can repeat.
-#[derive(Debug)]
 pub(crate) struct S3Client {
     config: Box<S3Config>,
     url: String,
     credentials: Arc<Credentials>,
     connection: Connection,
     retrier: Retrier,
+}
+
+impl fmt::Debug for S3Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "S3Client({})", self.url)
+    }
 }
 
 impl S3Client {
