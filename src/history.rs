@@ -246,7 +246,11 @@ fn differ(db: &Arc<Db>, max: Txid, why: &str) -> Result<bool> {
 }
 
 fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
-    let resolved = snapshot::pending(db) == Txid(0);
+    let stored = Shipped::load(&db.vfs_dir())?;
+    let newest_attempt = shipped::attempts(&db.vfs_dir())?.pop();
+    let pending = snapshot::pending(db);
+    let landed =
+        stored.is_some_and(|(txid, header)| txid == pending && Some(header) == newest_attempt);
     let mut guard = lock(&db.capture);
     let mut ship = lock(&db.ship);
     ship.acked = ship.acked.max(acked);
@@ -262,7 +266,9 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
     if let Some(capture) = guard.as_mut() {
         if !whole {
             db.declare_gap(capture, Gap::SpoolDamaged)?;
-        } else if !resolved && capture.gap().is_none() {
+        } else if landed && capture.gap().is_none() {
+            capture.snapshot_done()?;
+        } else if pending != Txid(0) && capture.gap().is_none() {
             db.declare_gap(capture, Gap::SnapshotInterrupted)?;
         }
         capture.rebase(after.next())?;
@@ -300,16 +306,15 @@ impl Db {
         }
         drop(guard);
         let db = Arc::clone(self);
-        let runtime = self.store.upgrade().and_then(|s| s.runtime().ok());
-        let Some(runtime) = runtime else { return };
-        let task = runtime.spawn_blocking(move || match checksums(pages) {
+        let Some(store) = self.store.upgrade() else { return };
+        let task = store.spawn_blocking(move || match checksums(pages) {
             Ok(baseline) => Some(baseline),
             Err(e) => {
                 db.log(Level::Debug, &format!("no baseline: {e}"));
                 None
             }
         });
-        *lock(&self.baseline) = Some(task);
+        *lock(&self.baseline) = task.ok();
     }
 }
 

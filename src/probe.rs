@@ -35,9 +35,12 @@ pub(crate) fn check(
     if !will_create && local_state_exists(path, config)? {
         return Ok(None);
     }
-    let runtime = store.runtime()?;
-    let answer = runtime
-        .block_on(async { tokio::time::timeout(PROBE_TIMEOUT, look(client)).await })
+    let answer = store
+        .block_on(async {
+            let found = tokio::time::timeout(PROBE_TIMEOUT, look(client)).await;
+            client.release_idle();
+            found
+        })?
         .unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Transient, format!("{} does not answer", client.url())))
         });

@@ -14,7 +14,7 @@ use crate::capture::segment::Segment;
 use crate::db::{Db, History, Pending, SEALED_MAX, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Level;
-use crate::ltx::{Encoder, HEADER_SIZE, Header, PageForm, Txid};
+use crate::ltx::{Encoder, HEADER_SIZE, Header, PageForm};
 use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode, holds};
 use crate::shipped::Shipped;
 use crate::stream::ChunkWriter;
@@ -379,9 +379,9 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
             let ship = lock(&db.ship);
             let nothing = ship.pending.is_empty();
             match &ship.history {
-                History::Agreed => nothing && !has_more(db, &ship.last_error),
+                History::Agreed => nothing && !has_more(db),
                 History::Conflict(_) => true,
-                History::Unknown => ship.sealed_txid == Txid(0) && !db.was_used(),
+                History::Unknown => nothing && (!db.was_used() || !has_more(db)),
             }
         };
         if done {
@@ -405,7 +405,7 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
     db.write_status();
 }
 
-fn has_more(db: &Db, _last_error: &Option<String>) -> bool {
+fn has_more(db: &Db) -> bool {
     match db.capture.try_lock() {
         Ok(guard) => guard
             .as_ref()

@@ -48,7 +48,7 @@ pub struct Store {
     closed: Condvar,
     worker: Mutex<Worker>,
     worker_signal: Condvar,
-    runtime: Mutex<Option<tokio::runtime::Runtime>>,
+    io: Mutex<Io>,
     worker_running: AtomicBool,
 }
 
@@ -60,10 +60,61 @@ struct Registry {
     found: HashMap<PathBuf, Found>,
 }
 
+/// The upload threads and who uses them; an idle process has none.
+#[derive(Default)]
+struct Io {
+    runtime: Option<tokio::runtime::Runtime>,
+    /// Counts runtimes, so that a late user of an old one does not end the present one.
+    generation: u64,
+    users: usize,
+}
+
+/// Keeps the upload threads while it lives.
+struct IoUser {
+    store: Arc<Store>,
+    generation: u64,
+}
+
+impl Drop for IoUser {
+    fn drop(&mut self) {
+        {
+            let mut io = lock(&self.store.io);
+            if io.generation != self.generation {
+                return;
+            }
+            io.users = io.users.saturating_sub(1);
+            if io.users > 0 {
+                return;
+            }
+        }
+        // Without users the threads are ended, so that an idle process has
+        // neither timers nor descriptors of ours.
+        lock(&self.store.worker).rest_io = true;
+        self.store.wake_worker();
+    }
+}
+
+fn start_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(8)
+        .thread_keep_alive(Duration::from_secs(1))
+        .thread_name("litestream-io")
+        .thread_stack_size(1 << 20)
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|e| {
+            Error::new(ErrorKind::Internal, "cannot start the upload threads").with_source(e)
+        })
+}
+
 #[derive(Default)]
 struct Worker {
     due: HashMap<Identity, Instant>,
     soon: Vec<Identity>,
+    /// The upload threads may have lost their last user.
+    rest_io: bool,
     stop: bool,
     thread: Option<JoinHandle<()>>,
 }
@@ -85,7 +136,7 @@ impl Store {
             closed: Condvar::new(),
             worker: Mutex::default(),
             worker_signal: Condvar::new(),
-            runtime: Mutex::new(None),
+            io: Mutex::default(),
             worker_running: AtomicBool::new(false),
         })
     }
@@ -318,7 +369,7 @@ impl Store {
 
     fn work(&self) {
         loop {
-            let (captures, seals) = {
+            let (captures, seals, rest_io) = {
                 let mut worker = lock(&self.worker);
                 loop {
                     if worker.stop {
@@ -335,8 +386,9 @@ impl Store {
                     for id in &seals {
                         worker.due.remove(id);
                     }
-                    if !captures.is_empty() || !seals.is_empty() {
-                        break (captures, seals);
+                    let rest_io = std::mem::take(&mut worker.rest_io);
+                    if !captures.is_empty() || !seals.is_empty() || rest_io {
+                        break (captures, seals, rest_io);
                     }
                     let next = worker.due.values().min().copied();
                     worker = match next {
@@ -351,6 +403,9 @@ impl Store {
                     };
                 }
             };
+            if rest_io {
+                self.rest_io();
+            }
             for id in captures {
                 if let Some(db) = self.find(id) {
                     self.guarded(&db, || db.capture_only());
@@ -381,39 +436,71 @@ impl Store {
         }
     }
 
-    /// The runtime for everything below the diode, started on first use.
-    pub(crate) fn runtime(&self) -> Result<tokio::runtime::Handle> {
-        let mut slot = lock(&self.runtime);
-        if let Some(runtime) = &*slot {
-            return Ok(runtime.handle().clone());
-        }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .max_blocking_threads(8)
-            .thread_keep_alive(Duration::from_secs(1))
-            .thread_name("litestream-io")
-            .thread_stack_size(1 << 20)
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(|e| {
-                Error::new(ErrorKind::Internal, "cannot start the upload threads").with_source(e)
-            })?;
-        let handle = runtime.handle().clone();
-        *slot = Some(runtime);
-        Ok(handle)
+    /// The upload threads, started on first use and kept while the returned
+    /// user lives.
+    fn enter_io(self: &Arc<Self>) -> Result<(tokio::runtime::Handle, IoUser)> {
+        let mut io = lock(&self.io);
+        let handle = match &io.runtime {
+            Some(runtime) => runtime.handle().clone(),
+            None => {
+                let runtime = start_runtime()?;
+                let handle = runtime.handle().clone();
+                io.runtime = Some(runtime);
+                io.generation += 1;
+                io.users = 0;
+                handle
+            }
+        };
+        io.users += 1;
+        Ok((handle, IoUser { store: Arc::clone(self), generation: io.generation }))
+    }
+
+    /// Runs a future to its end on the upload threads, from a thread of the host.
+    pub(crate) fn block_on<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> Result<T> {
+        let (handle, _user) = self.enter_io()?;
+        Ok(handle.block_on(work))
+    }
+
+    /// Runs blocking work on the upload threads.
+    pub(crate) fn spawn_blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<tokio::task::JoinHandle<T>> {
+        let (handle, user) = self.enter_io()?;
+        Ok(handle.spawn_blocking(move || {
+            let _user = user;
+            work()
+        }))
     }
 
     pub(crate) fn spawn_shipper(self: &Arc<Self>, identity: Identity) {
         let Some(db) = self.find(identity) else { return };
-        match self.runtime() {
-            Ok(handle) => {
-                handle.spawn(replica::run(db));
+        match self.enter_io() {
+            Ok((handle, user)) => {
+                handle.spawn(async move {
+                    let _user = user;
+                    let task = tokio::spawn(replica::run(Arc::clone(&db)));
+                    if task.await.is_err_and(|e| e.is_panic()) {
+                        db.fault("the upload task panicked");
+                        lock(&db.ship).running = false;
+                        db.ship_signal.notify_all();
+                    }
+                });
             }
             Err(e) => {
                 lock(&db.ship).running = false;
                 db.set_error(e.to_string());
             }
+        }
+    }
+
+    fn rest_io(&self) {
+        let runtime = {
+            let mut io = lock(&self.io);
+            if io.users > 0 { None } else { io.runtime.take() }
+        };
+        if let Some(runtime) = runtime {
+            runtime.shutdown_timeout(Duration::from_secs(1));
         }
     }
 
@@ -424,7 +511,9 @@ impl Store {
             if !registry.databases.is_empty() {
                 return;
             }
-            lock(&self.runtime).take()
+            let mut io = lock(&self.io);
+            io.generation += 1;
+            io.runtime.take()
         };
         self.stop_worker();
         if let Some(runtime) = runtime {
@@ -437,6 +526,7 @@ impl Store {
             let mut worker = lock(&self.worker);
             worker.stop = true;
             worker.soon.clear();
+            worker.rest_io = false;
             worker.thread.take()
         };
         self.worker_signal.notify_all();
@@ -448,7 +538,7 @@ impl Store {
         let again = {
             let mut worker = lock(&self.worker);
             worker.stop = false;
-            !worker.due.is_empty()
+            !worker.due.is_empty() || !worker.soon.is_empty()
         };
         // A database that was opened meanwhile counts on the worker.
         if again {

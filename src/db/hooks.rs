@@ -74,7 +74,8 @@ impl Db {
     /// False: it should be told BUSY. `holds_ckpt`: it is a checkpoint of mode
     /// RESTART or TRUNCATE, which is never refused.
     pub fn before_wal_restart(&self, holds_ckpt: bool) -> bool {
-        if self.is_faulted() || self.is_caught_up() {
+        let aside = self.is_faulted() || self.counters.bystander.load(Ordering::Relaxed);
+        if aside || self.is_caught_up() {
             return true;
         }
         if holds_ckpt || self.uncaptured_frames() <= INLINE_FRAMES_MAX {
@@ -216,8 +217,21 @@ impl Db {
         }
     }
 
-    /// The smallest TXID sure to contain what is committed now.
-    pub fn txid(&self) -> Txid {
+    /// The smallest TXID sure to contain what is committed now; none while
+    /// storage has not told where the chain stands.
+    pub fn txid(&self) -> Option<Txid> {
+        let (trusted, history) = {
+            let ship = lock(&self.ship);
+            (ship.trusted, ship.history.clone())
+        };
+        match history {
+            History::Agreed => Some(self.txid_if_agreed()),
+            History::Unknown if trusted => Some(self.txid_if_agreed()),
+            _ => None,
+        }
+    }
+
+    fn txid_if_agreed(&self) -> Txid {
         let guard = lock(&self.capture);
         let ship = lock(&self.ship);
         let open = guard.as_ref().is_some_and(|c| c.has_open() || c.gap().is_some());
@@ -249,12 +263,16 @@ impl Db {
     pub fn sync(&self, timeout: Wait) -> Result<Txid> {
         let deadline = Instant::now() + timeout;
         self.capture_and_seal()?;
-        let target = self.txid();
         self.kick();
-        let mut ship = lock(&self.ship);
+        let mut target = None;
         loop {
-            if ship.history == History::Agreed && ship.acked >= target {
-                return Ok(target);
+            if target.is_none() {
+                target = self.txid();
+            }
+            let all = self.is_all_shipped();
+            let ship = lock(&self.ship);
+            if ship.history == History::Agreed && (all || target.is_some_and(|t| ship.acked >= t)) {
+                return Ok(ship.acked);
             }
             if let History::Conflict(why) = &ship.history {
                 return Err(Error::new(ErrorKind::Conflict, why.clone()));
@@ -267,22 +285,35 @@ impl Db {
                 let why = ship.last_error.clone().unwrap_or_else(|| "no answer yet".to_owned());
                 return Err(Error::new(
                     ErrorKind::Transient,
-                    format!("storage has not acknowledged TXID {target} in time: {why}"),
+                    match target {
+                        Some(t) => format!("storage has not acknowledged TXID {t} in time: {why}"),
+                        None => format!("storage has not answered in time: {why}"),
+                    },
                 ));
             }
             // A full queue makes room only with acknowledgements, each of which signals.
             let slice = left.min(Duration::from_millis(200));
-            ship = match self.ship_signal.wait_timeout(ship, slice) {
+            let ship = match self.ship_signal.wait_timeout(ship, slice) {
                 Ok((guard, _)) => guard,
                 Err(poisoned) => poisoned.into_inner().0,
             };
-            if ship.pending.is_empty() && ship.sealed_txid < target {
-                drop(ship);
+            let room = ship.history == History::Agreed && ship.pending.is_empty();
+            drop(ship);
+            if room {
                 self.capture_and_seal()?;
                 self.kick();
-                ship = lock(&self.ship);
             }
         }
+    }
+
+    /// Nothing is captured, spooled or on its way that storage has not acknowledged.
+    fn is_all_shipped(&self) -> bool {
+        let guard = lock(&self.capture);
+        let ship = lock(&self.ship);
+        let rests = guard.as_ref().is_some_and(|c| {
+            !c.has_open() && c.gap().is_none() && c.position().snapshot_pending == Txid(0)
+        });
+        rests && ship.pending.is_empty() && self.is_caught_up()
     }
 
     pub(crate) fn not_wal_text(&self) -> String {

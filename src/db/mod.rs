@@ -176,6 +176,15 @@ impl Db {
     /// A gap is no error here: it makes the shipper take a snapshot.
     pub(crate) fn capture_locked(&self, capture: &mut Capture) -> Result<()> {
         let note = self.note.load(Ordering::Acquire);
+        if matches!(lock(&self.ship).history, History::Conflict(_)) {
+            // Nothing will be shipped: the WAL need not wait and the spool not grow.
+            self.captured.store(note, Ordering::Release);
+            return if capture.gap().is_none() {
+                capture.declare_gap(Gap::Unproven)
+            } else {
+                Ok(())
+            };
+        }
         let hidden = self.hidden_wal.swap(false, Ordering::AcqRel);
         let before = capture.gap();
         let published = Published { salt1: (note >> 32) as u32, mx_frame: note as u32 };
@@ -242,6 +251,9 @@ impl Db {
         }
         let mut guard = lock(&self.capture);
         if guard.is_none() && !self.take_over(&mut guard)? {
+            // Another process captures; the next commit asks again whether it still does.
+            *lock(&self.last_seal) = Some(Instant::now());
+            self.armed.store(false, Ordering::Release);
             return Ok(());
         }
         let Some(capture) = guard.as_mut() else { return Ok(()) };

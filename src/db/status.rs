@@ -114,7 +114,7 @@ impl Db {
             "replica": self.client.url(),
             "meta_path": self.meta_dir.to_string_lossy(),
             "pid": std::process::id(),
-            "txid": txid.to_string(),
+            "txid": txid.map(|t| t.to_string()),
             "spooled_txid": ship.sealed_txid.to_string(),
             "replicated_txid": ship.acked.to_string(),
             "replicated_at_ms": ship.acked_at_ms,
