@@ -18,6 +18,7 @@ pub mod host;
 pub mod log;
 pub mod ltx;
 pub mod os;
+mod pace;
 mod pages;
 pub mod plan;
 mod probe;

@@ -31,6 +31,8 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
 enum Step {
     Progress,
+    /// A repair is due after this long.
+    Wait(Duration),
     Idle,
 }
 
@@ -50,7 +52,10 @@ pub(crate) async fn run(db: Arc<Db>) {
                 }
                 continue;
             }
-            Ok(Step::Idle) => LINGER,
+            Ok(done) => {
+                failures = 0;
+                if let Step::Wait(pause) = done { pause } else { LINGER }
+            }
             Err(e) => {
                 failed(&db, &e, failures);
                 failures = failures.saturating_add(1);
@@ -99,6 +104,9 @@ fn is_closing(db: &Db) -> bool {
 }
 
 fn has_work(db: &Db) -> bool {
+    if db.is_faulted() {
+        return false;
+    }
     let gap = lock(&db.capture).as_ref().is_some_and(|c| c.gap().is_some());
     let ship = lock(&db.ship);
     !ship.pending.is_empty()
@@ -151,7 +159,12 @@ async fn step(db: &Arc<Db>) -> Result<Step> {
         seal_more(db).await;
         return Ok(Step::Progress);
     }
-    if lock(&db.capture).as_ref().is_some_and(|c| c.gap().is_some()) {
+    let gap = lock(&db.capture).as_ref().and_then(|c| c.gap());
+    if let Some(gap) = gap {
+        let pause = lock(&db.pace).wait(Instant::now());
+        if gap.is_repair() && !pause.is_zero() && !is_closing(db) {
+            return Ok(Step::Wait(pause));
+        }
         return Ok(if snapshot::take(db).await? {
             seal_more(db).await;
             Step::Progress

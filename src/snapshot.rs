@@ -64,6 +64,9 @@ pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
     shipped::forget_attempts(&db.vfs_dir())?;
     lock(&db.ship).snapshot_since_ms = 0;
     db.counters.snapshot(reason);
+    if reason.is_repair() {
+        lock(&db.pace).done(std::time::Instant::now());
+    }
     db.log(
         Level::Info,
         &format!(

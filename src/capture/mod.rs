@@ -73,6 +73,11 @@ impl Gap {
         Gap::Adopted,
     ];
 
+    /// The chain is repaired after a disturbance, which may come again.
+    pub fn is_repair(self) -> bool {
+        !matches!(self, Gap::First | Gap::Adopted | Gap::SnapshotInterrupted)
+    }
+
     /// The name in status and logs.
     pub fn name(self) -> &'static str {
         match self {

@@ -31,6 +31,7 @@ use crate::host::Host;
 use crate::log::Level;
 use crate::ltx::Txid;
 use crate::os::disk::Owner;
+use crate::pace::Pace;
 use crate::store::Store;
 
 /// Sealed segments that wait for storage at most; while so many wait, the
@@ -80,6 +81,7 @@ pub struct Db {
     pub(crate) baseline: Mutex<Option<tokio::task::JoinHandle<Option<Baseline>>>>,
     pub(crate) last_seal: Mutex<Option<Instant>>,
     pub(crate) counters: status::Counters,
+    pub(crate) pace: Mutex<Pace>,
 }
 
 impl std::fmt::Debug for Db {

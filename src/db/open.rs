@@ -97,6 +97,7 @@ impl Db {
             baseline: Mutex::new(None),
             last_seal: Mutex::new(None),
             counters: Counters::default(),
+            pace: Mutex::default(),
         };
         let db = Arc::new(db);
         let mut guard = lock(&db.capture);
