@@ -3,6 +3,7 @@
 //! Files that we create are private (directories 0700, files 0600) and belong
 //! to the owner of the database they serve where the process may give them away.
 
+pub mod append;
 pub mod disk;
 pub mod replace;
 

@@ -1,1 +1,26 @@
-//! The loadable extension.
+//! The loadable extension: a VFS named `litestream` over the host's default
+//! one, and the SQL functions `litestream_...`.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `ffi` | the border to SQLite: method tables, entry points, the only unsafe code |
+//! | `primary_vfs` | what each call on a replicated database means for the engine |
+//! | `options`, `raw_name` | configuration: environment, SQL, URI |
+//! | `pin` | read transactions of our own, through the host's VFS |
+//! | `sql` | functions and pragmas |
+//! | `runtime`, `registry` | what the process shares: the store, open connections |
+//! | `log`, `last_error` | where messages go |
+#![deny(unsafe_code)]
+
+mod ffi;
+mod last_error;
+mod log;
+mod options;
+mod pin;
+mod primary_vfs;
+mod raw_name;
+mod registry;
+mod runtime;
+mod sql;
+
+pub use ffi::{sqlite3_extension_init, sqlite3_litestreamvfs_init};

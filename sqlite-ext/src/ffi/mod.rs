@@ -1,0 +1,18 @@
+//! The border to SQLite's C interface, and the only unsafe code of the project.
+//!
+//! Every function that C calls keeps panics inside (`guard`); everything it
+//! needs to decide is decided in safe modules outside this folder.
+#![allow(unsafe_code)]
+
+pub(crate) mod abi;
+pub(crate) mod api;
+mod functions;
+mod guard;
+pub(crate) mod host_file;
+mod init;
+mod io;
+pub(crate) mod process;
+pub(crate) mod vfs;
+pub(crate) mod wal_index;
+
+pub use init::{sqlite3_extension_init, sqlite3_litestreamvfs_init};

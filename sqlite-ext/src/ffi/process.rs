@@ -1,0 +1,42 @@
+//! The process: its end, and its children.
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::guard::hook;
+
+static REGISTERED: Once = Once::new();
+
+/// How many forks lie between this process and the one that loaded us.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// A number that differs between a process and its forked children: what was
+/// made under another number belongs to the parent, whose threads and locks
+/// are not here.
+#[inline]
+pub(crate) fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Watches for forks, and has [`crate::runtime::flush`] run when the process
+/// exits. Called when the first database is about to be replicated.
+pub(crate) fn watch() {
+    REGISTERED.call_once(|| {
+        // SAFETY: functions without arguments in a library that is never
+        // unloaded (SQLITE_OK_LOAD_PERMANENTLY). The child's handler only adds
+        // to an atomic. When registration fails for want of memory, exits do
+        // not flush and forks are not noticed, which harms no data.
+        unsafe {
+            libc::pthread_atfork(None, None, Some(in_child));
+            libc::atexit(at_exit);
+        }
+    });
+}
+
+unsafe extern "C" fn in_child() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+extern "C" fn at_exit() {
+    hook((), crate::runtime::flush);
+}

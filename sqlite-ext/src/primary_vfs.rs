@@ -1,0 +1,393 @@
+//! What the VFS knows about replicated databases: which opens become one, and
+//! what each call on its files means for the engine. The calls arrive from
+//! `ffi::io`, each on its connection's thread, before or after the host VFS
+//! has done its part; nothing here touches a file.
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use litestream::config::DbConfig;
+use litestream::db::Db;
+
+use crate::ffi::abi::*;
+use crate::ffi::host_file::HostVfs;
+use crate::ffi::process;
+use crate::ffi::wal_index::{CKPT_LOCK, READ_LOCK_0, READ_MARKS, WRITE_LOCK, WalIndex, decode};
+use crate::options::{self, Configured, Mode};
+use crate::pin::HostDatabase;
+use crate::registry::{self, Entry};
+use crate::{last_error, log, raw_name, runtime};
+
+/// Settings given in SQL, for the whole process.
+pub(crate) static CONFIGURED: Configured = Configured::new();
+
+/// The VFS was made the default one by this library.
+pub(crate) static IS_DEFAULT: AtomicBool = AtomicBool::new(false);
+
+/// The arguments of `xOpen` for a main database.
+pub(crate) struct OpenRequest {
+    /// Full path, as the host VFS wants it.
+    pub path: Vec<u8>,
+    /// URI parameters that SQLite parsed.
+    pub parameters: Vec<(String, String)>,
+    /// Flags of `xOpen`.
+    pub flags: i32,
+    /// Where SQLite keeps the name: the WAL's name lies in the same memory.
+    pub name_address: usize,
+}
+
+/// What becomes of an open.
+pub(crate) enum Plan {
+    /// The host VFS opens it, and that is all.
+    Host {
+        /// Flags to open with.
+        flags: i32,
+    },
+    /// The host VFS opens it behind our methods.
+    Replicate {
+        /// Flags to open with.
+        flags: i32,
+        /// What to do when it is open.
+        replicated: Box<Replicated>,
+    },
+}
+
+/// An open of a replicated database that the host VFS is about to do.
+pub(crate) struct Replicated {
+    path: Vec<u8>,
+    config: DbConfig,
+    name_address: usize,
+}
+
+/// Decides about the open of a main database.
+///
+/// # Errors
+/// `SQLITE_CANTOPEN`, with the reason in the thread's last error and the log.
+pub(crate) fn plan(request: OpenRequest) -> Result<Plan, i32> {
+    last_error::clear();
+    let path = request.path.clone();
+    decide(request).map_err(|why| refuse(&path, &why))
+}
+
+fn refuse(path: &[u8], why: &str) -> i32 {
+    let text = format!("cannot open {}: {why}", String::from_utf8_lossy(path));
+    log::error(&text);
+    last_error::set(text);
+    SQLITE_CANTOPEN
+}
+
+fn decide(request: OpenRequest) -> Result<Plan, String> {
+    let raw = raw_name::take(&request.path);
+    let flags = match &raw {
+        Some(parameters) => raw_name::apply_mode(parameters, request.flags)?,
+        None => request.flags,
+    };
+    let parameters = raw.as_ref().unwrap_or(&request.parameters);
+    let vfs = parameters.iter().find(|(k, _)| k == "vfs").map(|(_, v)| v.as_str());
+    let host = Plan::Host { flags };
+    if raw.is_some() && vfs.is_some_and(|v| v != crate::ffi::vfs::NAME) {
+        return Err(format!(
+            "vfs={} works only when SQLite parses the URI",
+            vfs.unwrap_or_default()
+        ));
+    }
+    let named = vfs.is_some() || !IS_DEFAULT.load(Ordering::Relaxed);
+    let mode = if named { Mode::Named } else { Mode::Default };
+    let path = Path::new(OsStr::from_bytes(&request.path));
+    let found = options::find(path, parameters, &CONFIGURED, mode, &options::process_env)?;
+    let Some(found) = found else { return Ok(host) };
+    if let Some(why) = unreplicable(flags, parameters) {
+        return if found.explicit { Err(why.to_owned()) } else { Ok(host) };
+    }
+    if flags & SQLITE_OPEN_READWRITE == 0 {
+        // Nothing can be committed through this handle, nor checkpointed.
+        return Ok(host);
+    }
+    let exists = litestream::os::disk::stat(path).map_err(|e| e.to_string())?.is_some();
+    if !exists && flags & SQLITE_OPEN_CREATE == 0 {
+        return Ok(host);
+    }
+    runtime::store().before_open(path, &found.config, !exists).map_err(|e| e.to_string())?;
+    let replicated =
+        Replicated { path: request.path, config: found.config, name_address: request.name_address };
+    Ok(Plan::Replicate { flags, replicated: Box::new(replicated) })
+}
+
+/// Why a database cannot be replicated, however it is configured.
+fn unreplicable(flags: i32, parameters: &[(String, String)]) -> Option<&'static str> {
+    if flags & (SQLITE_OPEN_MEMORY | SQLITE_OPEN_SHAREDCACHE) != 0 {
+        return Some("databases in memory or in a shared cache are not replicated");
+    }
+    let on = |key: &str| {
+        parameters
+            .iter()
+            .any(|(k, v)| k == key && litestream::config::parse_bool(key, v).unwrap_or(false))
+    };
+    if on("nolock") || on("immutable") {
+        return Some("a database opened with nolock=1 or immutable=1 is not replicated");
+    }
+    None
+}
+
+impl Replicated {
+    /// The host VFS has opened the file: registers the connection.
+    ///
+    /// # Errors
+    /// `SQLITE_CANTOPEN`, with the reason in the thread's last error and the log.
+    pub(crate) fn open(self, vfs: HostVfs) -> Result<MainFile, i32> {
+        let as_path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+        let request = litestream::store::OpenRequest {
+            path: as_path(&self.path),
+            wal_path: as_path(&registry::wal_name(&self.path)),
+            config: self.config,
+            read_only: false,
+            host: Arc::new(HostDatabase::new(vfs, &self.path)),
+        };
+        let db = match runtime::store().open(request) {
+            Ok(db) => db,
+            Err(e) => return Err(refuse(&self.path, &e.to_string())),
+        };
+        let shared = Arc::new(Connection {
+            db,
+            wal_open: AtomicBool::new(false),
+            generation: process::generation(),
+        });
+        registry::add(Entry {
+            name_address: self.name_address,
+            path: self.path,
+            connection: Arc::clone(&shared),
+        });
+        Ok(MainFile {
+            shared,
+            level: Cell::new(SQLITE_LOCK_NONE),
+            started: Cell::new(false),
+            holds_ckpt: Cell::new(false),
+            rollback_dirty: Cell::new(false),
+        })
+    }
+}
+
+/// What a connection's database and WAL have in common.
+pub(crate) struct Connection {
+    db: Arc<Db>,
+    /// The connection has its WAL open: it is in WAL mode.
+    wal_open: AtomicBool,
+    /// The process that opened it, see [`process::generation`].
+    generation: u32,
+}
+
+impl Connection {
+    /// The database; none in a forked child, where a connection of the parent
+    /// may at most be closed, and nothing of it replicated.
+    #[inline]
+    pub(crate) fn db(&self) -> Option<&Arc<Db>> {
+        (self.generation == process::generation()).then_some(&self.db)
+    }
+
+    fn is_wal(&self) -> bool {
+        self.wal_open.load(Ordering::Relaxed)
+    }
+}
+
+/// The watched WAL of the database whose name lies at `name_address` or, when
+/// a VFS above ours moved it, is `path`.
+pub(crate) fn wal_of(name_address: usize, path: &[u8], wal: &[u8]) -> Option<WalFile> {
+    let shared = registry::find(name_address, path, wal)?;
+    shared.wal_open.store(true, Ordering::Relaxed);
+    Some(WalFile { shared })
+}
+
+/// A file is about to be deleted: it may be a WAL.
+pub(crate) fn before_delete(name: &[u8]) {
+    for db in registry::by_wal(name) {
+        db.before_wal_delete();
+    }
+}
+
+/// Tells every open database that this library failed.
+pub(crate) fn fault_all(what: &str) {
+    for db in registry::all() {
+        db.fault(what);
+    }
+}
+
+/// One connection's handle on a replicated database.
+pub(crate) struct MainFile {
+    shared: Arc<Connection>,
+    /// Lock level on the database file.
+    level: Cell<i32>,
+    /// The first read mark after the open was reported.
+    started: Cell<bool>,
+    /// This connection holds the checkpoint lock.
+    holds_ckpt: Cell<bool>,
+    /// The present rollback-mode transaction was reported.
+    rollback_dirty: Cell<bool>,
+}
+
+impl MainFile {
+    /// The database; none in a forked child.
+    #[inline]
+    pub(crate) fn db(&self) -> Option<&Arc<Db>> {
+        self.shared.db()
+    }
+
+    pub(crate) fn before_lock(&self, level: i32) {
+        if level == SQLITE_LOCK_EXCLUSIVE
+            && let Some(db) = self.db()
+        {
+            db.before_exclusive();
+        }
+    }
+
+    pub(crate) fn after_lock(&self, level: i32, rc: i32) {
+        if rc == SQLITE_OK {
+            self.level.set(level);
+        }
+    }
+
+    pub(crate) fn after_unlock(&self, level: i32) {
+        self.level.set(level);
+        self.rollback_dirty.set(false);
+    }
+
+    /// Outside WAL mode every write of the file is a transaction's or the
+    /// playback of one; in WAL mode it is a checkpoint's.
+    pub(crate) fn before_write(&self) {
+        if !self.shared.is_wal()
+            && !self.rollback_dirty.replace(true)
+            && let Some(db) = self.db()
+        {
+            db.rollback_write();
+        }
+    }
+
+    /// `SQLITE_FCNTL_COMMIT_PHASETWO`: the last call of a commit.
+    pub(crate) fn committed(&self, index: Option<WalIndex>) {
+        let Some(db) = self.db() else { return };
+        if !self.shared.is_wal() {
+            if self.rollback_dirty.replace(false) {
+                db.rollback_commit();
+            }
+            return;
+        }
+        // Otherwise the release of the write lock has told, in order with other
+        // writers; only an exclusive connection makes no such call.
+        if self.level.get() < SQLITE_LOCK_EXCLUSIVE {
+            return;
+        }
+        match index.and_then(|i| i.header()) {
+            Some(header) => db.note_published(&header),
+            None => db.wal_written(),
+        }
+    }
+
+    /// Returns a result code to give instead of asking the host VFS.
+    #[inline]
+    pub(crate) fn before_shm_lock(
+        &self,
+        offset: i32,
+        n: i32,
+        flags: i32,
+        index: Option<WalIndex>,
+    ) -> Option<i32> {
+        const RELEASE: i32 = SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE;
+        const TAKE: i32 = SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE;
+        match (flags, offset) {
+            (RELEASE, WRITE_LOCK) => self.note(index),
+            (RELEASE, CKPT_LOCK) => self.holds_ckpt.set(false),
+            (TAKE, FIRST_MARK) if n == ALL_MARKS => {
+                // The caller holds the write lock, so this is the WAL's end.
+                self.note(index);
+                let held = self.holds_ckpt.get();
+                if self.db().is_some_and(|db| !db.before_wal_restart(held)) {
+                    return Some(SQLITE_BUSY);
+                }
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// The host VFS granted or released a lock.
+    #[inline]
+    pub(crate) fn after_shm_lock(&self, offset: i32, n: i32, flags: i32, index: Option<WalIndex>) {
+        if flags == SQLITE_SHM_LOCK | SQLITE_SHM_SHARED {
+            if offset >= READ_LOCK_0 && !self.started.get() {
+                self.first_read(index);
+            }
+        } else if (flags, offset, n) == (SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE, CKPT_LOCK, 1) {
+            // A recovery takes this lock together with its own.
+            self.holds_ckpt.set(true);
+            if let Some(db) = self.db() {
+                db.checkpoint_granted();
+            }
+        }
+    }
+
+    /// Tells the end of the WAL; the caller holds the write lock.
+    #[inline]
+    fn note(&self, index: Option<WalIndex>) {
+        if let Some(header) = index.and_then(|i| i.header())
+            && let Some(db) = self.db()
+        {
+            db.note_published(&header);
+        }
+    }
+
+    #[cold]
+    fn first_read(&self, index: Option<WalIndex>) {
+        // Another connection may be publishing just now; then the next read tells.
+        let raw = index.and_then(|i| i.raw_header(|| fence(Ordering::SeqCst)));
+        if let (Some(raw), Some(db)) = (raw, self.db()) {
+            self.started.set(true);
+            db.first_read(&decode(&raw));
+        }
+    }
+
+    /// The host VFS has closed the file.
+    pub(crate) fn closed(self) {
+        registry::remove(&self.shared);
+        match self.db() {
+            Some(db) => db.connection_closed(),
+            // Dropping the parent's database would end threads that are not here.
+            None => std::mem::forget(self),
+        }
+    }
+}
+
+/// Locks that a restart of the WAL takes: every read mark but the first.
+const FIRST_MARK: i32 = READ_LOCK_0 + 1;
+const ALL_MARKS: i32 = READ_MARKS as i32 - 1;
+
+/// One connection's handle on the WAL of a replicated database.
+pub(crate) struct WalFile {
+    shared: Arc<Connection>,
+}
+
+impl WalFile {
+    /// The header of a new generation is about to replace the old one.
+    pub(crate) fn before_header_write(&self, header: &[u8]) {
+        if let Some(db) = self.shared.db() {
+            db.before_wal_header(header);
+        }
+    }
+
+    /// The WAL is about to become empty.
+    pub(crate) fn before_truncate(&self) {
+        if let Some(db) = self.shared.db() {
+            db.before_wal_truncate();
+        }
+    }
+
+    /// The connection leaves the WAL.
+    pub(crate) fn before_close(self) {
+        self.shared.wal_open.store(false, Ordering::Relaxed);
+        if self.shared.db().is_none() {
+            std::mem::forget(self);
+        }
+    }
+}
