@@ -124,7 +124,9 @@ pub(super) fn run(words: &[OsString], context: &Context) -> Outcome {
     let client = job.source.open(context.env.clone())?;
     let runtime = context.runtime()?;
     if job.args.dry_run {
-        let plan = plan(client.as_ref(), runtime.handle(), job.target, job.within_bounds())
+        let retrier = ReplayOptions::default().retrier;
+        let bounds = job.within_bounds();
+        let plan = plan(client.as_ref(), runtime.handle(), job.target, bounds, &retrier)
             .map_err(|e| job.explain(e))?;
         return job.print_plan(client.as_ref(), &plan);
     }
@@ -175,7 +177,11 @@ impl Job {
             target: self.target,
             within_bounds: self.within_bounds(),
             force: self.args.force,
-            replay: ReplayOptions { parallelism: self.args.parallelism, progress: bar.clone() },
+            replay: ReplayOptions {
+                parallelism: self.args.parallelism,
+                progress: bar.clone(),
+                ..ReplayOptions::default()
+            },
             check: Some(&check),
         };
         let result = restore(client, runtime.handle(), &options);

@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
@@ -16,9 +15,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::Progress;
+use super::{Progress, ReplayOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ltx;
+use crate::replica_client::retry::Retrier;
 use crate::replica_client::{FileId, FileInfo, ReplicaClient};
 
 /// Bytes of a chunk while few requests run; files up to this size are fetched
@@ -29,11 +28,6 @@ const CHUNK_BYTES_MIN: u64 = 128 << 10;
 const WINDOW_BYTES_MAX: u64 = 16 << 20;
 /// The most downloads under way at once.
 pub const PARALLELISM_MAX: usize = 64;
-/// A chunk is asked for this often before its error counts.
-const ATTEMPTS: u32 = 6;
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// A request that brings nothing for so long is given up and made again.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Chunks held at once: two per request, so that a slow request at the head of
 /// the queue does not stop the others.
@@ -86,14 +80,15 @@ impl Fetcher {
         client: Arc<dyn ReplicaClient>,
         rt: &Handle,
         files: Vec<FileInfo>,
-        parallelism: usize,
-        progress: Arc<dyn Progress>,
+        options: &ReplayOptions,
     ) -> Self {
-        let parallelism = parallelism.clamp(1, PARALLELISM_MAX);
+        let parallelism = options.parallelism.clamp(1, PARALLELISM_MAX);
         let sizes = files.iter().map(|f| f.size).collect();
         let (sender, chunks) = mpsc::channel(1);
         let jobs = jobs(files, chunk_bytes(parallelism));
-        let task = rt.spawn(download(client, jobs, parallelism, sender));
+        let storage = Storage { client, retrier: options.retrier.clone() };
+        let task = rt.spawn(download(Arc::new(storage), jobs, parallelism, sender));
+        let progress = options.progress.clone();
         Fetcher { chunks, _task: Owned(task), progress, files: sizes, failure: None }
     }
 
@@ -109,18 +104,24 @@ impl Fetcher {
     }
 }
 
-async fn download(
+/// A client and how its failures are repeated.
+struct Storage {
     client: Arc<dyn ReplicaClient>,
+    retrier: Retrier,
+}
+
+async fn download(
+    storage: Arc<Storage>,
     jobs: impl Iterator<Item = Job> + Send,
     parallelism: usize,
     sender: mpsc::Sender<Result<Bytes>>,
 ) {
     let gate = Arc::new(Semaphore::new(parallelism));
     let tasks = jobs.map(|job| {
-        let (client, gate) = (client.clone(), gate.clone());
+        let (storage, gate) = (storage.clone(), gate.clone());
         let mut task = Owned(tokio::spawn(async move {
             let _permit = gate.acquire_owned().await;
-            fetch(client.as_ref(), &job).await
+            storage.fetch(&job).await
         }));
         async move {
             (&mut task.0).await.unwrap_or_else(|e| {
@@ -137,38 +138,17 @@ async fn download(
     }
 }
 
-async fn fetch(client: &dyn ReplicaClient, job: &Job) -> Result<Bytes> {
-    let bytes = with_retry(|| client.read(&job.id, job.offset, Some(job.len))).await?;
-    if bytes.len() as u64 == job.len {
-        return Ok(bytes);
-    }
-    let (name, end) = (ltx::file_name(job.id.min, job.id.max), job.offset + bytes.len() as u64);
-    Err(Error::new(
-        ErrorKind::Corrupt,
-        format!("level {} file {name} at {} ends after {end} bytes", job.id.level, client.url()),
-    ))
-}
-
-/// Runs `request` again with growing pauses while its error is transient or it
-/// hangs.
-pub(super) async fn with_retry<T, F>(mut request: impl FnMut() -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
-    let mut pause = BACKOFF_FIRST;
-    for _ in 1..ATTEMPTS {
-        match tokio::time::timeout(REQUEST_TIMEOUT, request()).await {
-            Ok(Err(e)) if e.kind() == ErrorKind::Transient => {}
-            Ok(result) => return result,
-            Err(_) => {}
+impl Storage {
+    async fn fetch(&self, job: &Job) -> Result<Bytes> {
+        let read = || self.client.read(&job.id, job.offset, Some(job.len));
+        let bytes = self.retrier.repeat(read).await?;
+        if bytes.len() as u64 == job.len {
+            return Ok(bytes);
         }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
+        let end = job.offset + bytes.len() as u64;
+        let text = format!("{} ends after {end} bytes, shorter than listed", job.id);
+        Err(Error::new(ErrorKind::Corrupt, text))
     }
-    tokio::time::timeout(REQUEST_TIMEOUT, request()).await.unwrap_or_else(|_| {
-        let seconds = REQUEST_TIMEOUT.as_secs();
-        Err(Error::new(ErrorKind::Transient, format!("no answer from storage for {seconds} s")))
-    })
 }
 
 /// One file of a [`Fetcher`], up to its listed size.

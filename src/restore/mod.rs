@@ -6,13 +6,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use crate::clock::{SeededRandom, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Pgno;
 use crate::os::replace::Replacement;
 use crate::plan::{RestorePlan, Target, calc_restore_plan, list_levels};
+use crate::replica_client::retry::{Retrier, RetryPolicy};
 use crate::replica_client::{FileInfo, ReplicaClient};
 
 mod fetch;
@@ -28,6 +31,10 @@ pub const PARALLELISM_DEFAULT: usize = 8;
 /// A restore plans anew this often when files of its plan were deleted by
 /// retention or compaction while it read them.
 const PLANS_MAX: u32 = 5;
+
+/// Some ten seconds of one request failing before its error counts.
+const RETRIES: RetryPolicy =
+    RetryPolicy { attempts: 8, base: Duration::from_millis(100), cap: Duration::from_secs(8) };
 
 /// Receives the pages of a state.
 pub trait PageSink {
@@ -73,11 +80,21 @@ pub struct ReplayOptions {
     pub parallelism: usize,
     /// Who is told.
     pub progress: Arc<dyn Progress>,
+    /// How listings and downloads that fail for a moment are repeated.
+    pub retrier: Retrier,
 }
 
 impl Default for ReplayOptions {
     fn default() -> Self {
-        ReplayOptions { parallelism: PARALLELISM_DEFAULT, progress: Arc::new(NoProgress) }
+        ReplayOptions {
+            parallelism: PARALLELISM_DEFAULT,
+            progress: Arc::new(NoProgress),
+            retrier: Retrier {
+                policy: RETRIES,
+                clock: Arc::new(SystemClock),
+                random: Arc::new(SeededRandom::from_system()),
+            },
+        }
     }
 }
 
@@ -134,7 +151,13 @@ fn replay_planned(
 ) -> Result<ReplaySummary> {
     let mut attempt = 1;
     loop {
-        let plan = plan(client.as_ref(), rt, options.target, options.within_bounds)?;
+        let plan = plan(
+            client.as_ref(),
+            rt,
+            options.target,
+            options.within_bounds,
+            &options.replay.retrier,
+        )?;
         let mut writer = writer::DatabaseWriter::new(out);
         match replay(client.clone(), rt, &plan, &options.replay, &mut writer) {
             Ok(summary) => {
@@ -166,9 +189,10 @@ pub fn plan(
     rt: &Handle,
     target: Target,
     within_bounds: bool,
+    retrier: &Retrier,
 ) -> Result<RestorePlan> {
     let metadata = matches!(target, Target::Timestamp(_));
-    let levels = rt.block_on(fetch::with_retry(|| list_levels(client, metadata))).map_err(|e| {
+    let levels = rt.block_on(retrier.repeat(|| list_levels(client, metadata))).map_err(|e| {
         if e.kind() == ErrorKind::NotFound { e.with_kind(ErrorKind::Denied) } else { e }
     })?;
     let url = client.url();

@@ -60,8 +60,7 @@ pub fn replay(
     let url = client.url().to_owned();
     let files: Vec<FileInfo> = plan.files.iter().rev().cloned().collect();
     options.progress.begin(plan.bytes(), files.len());
-    let mut fetcher =
-        Fetcher::start(client, rt, files.clone(), options.parallelism, options.progress.clone());
+    let mut fetcher = Fetcher::start(client, rt, files.clone(), options);
     let mut state = State { newest: None, seen: PageSet::default(), page: Vec::new(), sink };
     for file in &files {
         let mut reader = fetcher.next_file();
