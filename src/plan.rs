@@ -9,6 +9,7 @@ use futures_util::future::try_join_all;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Txid;
+use crate::replica_client::retry::Retrier;
 use crate::replica_client::{FileInfo, ReplicaClient, SNAPSHOT_LEVEL};
 
 /// How far a restore goes.
@@ -57,6 +58,19 @@ impl RestorePlan {
 /// The first failing listing.
 pub async fn list_levels(client: &dyn ReplicaClient, metadata: bool) -> Result<Vec<Vec<FileInfo>>> {
     try_join_all((0..=SNAPSHOT_LEVEL).map(|level| client.list(level, Txid::NONE, metadata))).await
+}
+
+/// [`list_levels`], repeating each listing that fails for a moment.
+///
+/// # Errors
+/// The first listing that keeps failing.
+pub async fn list_levels_with(
+    client: &dyn ReplicaClient,
+    metadata: bool,
+    retrier: &Retrier,
+) -> Result<Vec<Vec<FileInfo>>> {
+    let list = |level| retrier.repeat(move || client.list(level, Txid::NONE, metadata));
+    try_join_all((0..=SNAPSHOT_LEVEL).map(list)).await
 }
 
 /// Chooses the files that restore `target` from what [`list_levels`] found.

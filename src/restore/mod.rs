@@ -14,7 +14,7 @@ use crate::clock::{SeededRandom, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Pgno;
 use crate::os::replace::Replacement;
-use crate::plan::{RestorePlan, Target, calc_restore_plan, list_levels};
+use crate::plan::{RestorePlan, Target, calc_restore_plan, list_levels_with};
 use crate::replica_client::retry::{Retrier, RetryPolicy};
 use crate::replica_client::{FileInfo, ReplicaClient};
 
@@ -192,7 +192,7 @@ pub fn plan(
     retrier: &Retrier,
 ) -> Result<RestorePlan> {
     let metadata = matches!(target, Target::Timestamp(_));
-    let levels = rt.block_on(retrier.repeat(|| list_levels(client, metadata))).map_err(|e| {
+    let levels = rt.block_on(list_levels_with(client, metadata, retrier)).map_err(|e| {
         if e.kind() == ErrorKind::NotFound { e.with_kind(ErrorKind::Denied) } else { e }
     })?;
     let url = client.url();
