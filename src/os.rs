@@ -163,6 +163,17 @@ pub fn remove_stale_tmp(dir: &Path) -> Result<usize> {
     Ok(removed)
 }
 
+/// Removes temporary files directly in `dir` that were not written to since
+/// `before_ms` (Unix milliseconds): their writers are gone.
+pub fn remove_tmp_before(dir: &Path, before_ms: i64) -> Result<()> {
+    for entry in list_dir(dir)? {
+        if entry.name.ends_with(TMP_SUFFIX) && !entry.is_dir && entry.modified_ms < before_ms {
+            remove_if_exists(&dir.join(&entry.name))?;
+        }
+    }
+    Ok(())
+}
+
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use super::{Body, ByteStream, FileId, FileInfo, ReplicaClient, SNAPSHOT_LEVEL, WriteMode};
+use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Txid;
 use crate::os::{self, Access, TmpFile};
@@ -21,12 +23,17 @@ use crate::os::{self, Access, TmpFile};
 /// Bytes per piece of [`ReplicaClient::read_stream`].
 const READ_CHUNK: u64 = 256 * 1024;
 
+/// A temporary file that nobody wrote to for this long was left by a crash.
+const TMP_ABANDONED_MS: i64 = 60 * 60 * 1_000;
+
 /// A replica in a local directory.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct FileClient {
     root: PathBuf,
     url: String,
     access: Access,
+    /// One bit per level whose abandoned temporary files were removed.
+    swept: AtomicU32,
 }
 
 impl FileClient {
@@ -36,7 +43,7 @@ impl FileClient {
     pub fn new(root: impl Into<PathBuf>, access: Access) -> Self {
         let root = root.into();
         let url = format!("file://{}", root.display());
-        FileClient { root, url, access }
+        FileClient { root, url, access, swept: AtomicU32::new(0) }
     }
 
     /// The replica's directory.
@@ -50,6 +57,12 @@ impl FileClient {
 
     fn path(&self, id: &FileId) -> PathBuf {
         self.level_dir(id.level).join(id.file_name())
+    }
+
+    /// Whether this is the first call for `level`.
+    fn is_first_write(&self, level: u8) -> bool {
+        let bit = 1u32.checked_shl(u32::from(level)).unwrap_or(0);
+        self.swept.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 
     async fn open(&self, id: &FileId) -> Result<Arc<File>> {
@@ -147,8 +160,12 @@ impl ReplicaClient for FileClient {
         mode: WriteMode,
     ) -> Result<FileInfo> {
         let (path, access, dir) = (self.path(id), self.access, self.level_dir(id.level));
+        let sweep = self.is_first_write(id.level);
         let mut tmp = blocking(move || {
             os::create_dir_all(&dir, &access)?;
+            if sweep {
+                os::remove_tmp_before(&dir, SystemClock.now_ms() - TMP_ABANDONED_MS)?;
+            }
             if mode == WriteMode::Create {
                 Self::refuse_existing(&path)?;
             }

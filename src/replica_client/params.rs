@@ -91,10 +91,15 @@ pub(super) fn invalid(message: impl Display) -> Error {
     Error::new(ErrorKind::InvalidInput, message.to_string())
 }
 
-/// Percent-decodes `text`; what is not UTF-8 afterwards is refused.
+/// Percent-decodes `text`; a `%` without two hexadecimal digits and what is not
+/// UTF-8 afterwards are refused.
 pub(super) fn decode(text: &str) -> Result<String> {
-    percent_decode_str(text)
-        .decode_utf8()
-        .map(|s| s.into_owned())
-        .map_err(|_| invalid("replica URL: percent-encoding does not decode to UTF-8"))
+    let well_formed = text.split('%').skip(1).all(|after| {
+        after.as_bytes().get(..2).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
+    });
+    let decoded = percent_decode_str(text).decode_utf8();
+    match decoded {
+        Ok(decoded) if well_formed => Ok(decoded.into_owned()),
+        _ => Err(invalid("replica URL: invalid percent-encoding (write a plain % as %25)")),
+    }
 }

@@ -1,7 +1,7 @@
 //! Replica URLs: which scheme opens which client.
 //!
-//! A URL is `SCHEME://AUTHORITY/PATH?QUERY`. The path is percent-decoded and
-//! cleaned like a file path; a parameter may stand in the query or in
+//! A URL is `SCHEME://AUTHORITY/PATH?QUERY`. The path is cleaned like a file
+//! path and, except for `file`, percent-decoded; a parameter may stand in the query or in
 //! [`ReplicaOptions::parameters`], which wins.
 
 use std::sync::Arc;
@@ -132,14 +132,26 @@ fn open_file(parts: &UrlParts, options: &ReplicaOptions) -> Result<FileClient> {
             redact(&format!("file://{}{}", parts.host, parts.path))
         )));
     }
-    let path = clean_path(&decode(&parts.path)?);
+    let path = clean_path(&file_path(&parts.path)?);
     if path.is_empty() || path == "/" {
         return Err(invalid("file replica path required"));
     }
-    if path.contains('\0') {
-        return Err(invalid("file replica path must not hold a NUL character"));
-    }
     Ok(FileClient::new(path, options.access))
+}
+
+/// The directory that a file URL's path names.
+///
+/// Litestream takes the path as the URL spells it, percent signs and all, and
+/// percent-encodes what a URL cannot hold: `/a%20b` and `/a b` are both the
+/// directory `a%20b`. One URL must be one place for both programs.
+fn file_path(path: &str) -> Result<String> {
+    let decoded = decode(path)?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&b);
+    if path.bytes().all(|b| plain(b) || b"!'()*[]%".contains(&b)) {
+        return Ok(path.to_owned());
+    }
+    let encode = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
+    Ok(decoded.bytes().map(encode).collect())
 }
 
 #[cfg(test)]
@@ -165,10 +177,16 @@ mod tests {
 
     #[test]
     fn file_urls_name_absolute_paths() {
-        let client = open("file:///var//b/../a%20b/", &ReplicaOptions::default()).unwrap();
-        assert_eq!(client.kind(), "file");
-        assert_eq!(client.url(), "file:///var/a b");
-        for url in ["file://", "file:///", "file://relative/dir", "file:///x?a=b"] {
+        for (url, directory) in [
+            ("file:///var//b/../a/", "/var/a"),
+            ("file:///var/a%20b(1)", "/var/a%20b(1)"),
+            ("file:///var/a b(1)%25", "/var/a%20b%281%29%25"),
+            ("file://localhost/\u{e9}", "/%C3%A9"),
+        ] {
+            let client = open(url, &ReplicaOptions::default()).unwrap();
+            assert_eq!((client.kind(), client.url()), ("file", &*format!("file://{directory}")));
+        }
+        for url in ["file://", "file:///", "file://relative/dir", "file:///x?a=b", "file:///a%zz"] {
             assert_eq!(kind_of(url), ErrorKind::InvalidInput, "{url}");
         }
     }

@@ -72,6 +72,14 @@ impl Credentials {
         self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Drops what is remembered: a server refused it.
+    pub(super) fn forget(&self) {
+        // Whoever holds the lock is about to replace it.
+        if let Ok(mut cached) = self.cached.try_lock() {
+            *cached = None;
+        }
+    }
+
     fn remember_secrets(&self, credential: &AwsCredential) {
         let mut secrets = vec![credential.secret_key.clone(), credential.key_id.clone()];
         secrets.extend(credential.token.clone());

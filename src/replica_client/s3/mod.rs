@@ -101,6 +101,9 @@ impl S3Client {
     }
 
     fn failed(&self, action: &str, path: &Path, failure: Failure) -> Error {
+        if failure.kind() == ErrorKind::Denied {
+            self.credentials.forget();
+        }
         let object = format!("s3://{}/{path}", self.config.bucket);
         let (bucket, region) = (&self.config.bucket, &self.config.region);
         failure.into_error(action, &object, bucket, region, &self.credentials.secrets())
