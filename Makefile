@@ -18,7 +18,7 @@ help:
 build:
 	tests/setup build
 	cargo build --release --locked -p litestream --features cli
-	cargo build --release --locked -p litestream-vfs
+	sqlite-ext/link release
 	mkdir -p dist
 	cp $(RELEASE)/liblitestream_vfs.so dist/litestream_vfs.so.tmp
 	mv dist/litestream_vfs.so.tmp dist/litestream_vfs.so
