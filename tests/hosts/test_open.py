@@ -43,7 +43,7 @@ class Refused(HostCase):
     def test_an_unencoded_question_mark_is_explained(self):
         script = """
             load()
-            raw = f"file:{PATH}?vfs=litestream&replica_url=s3://bkt/app?endpoint=http://127.0.0.1:1"
+            raw = f"file:{PATH}?vfs=litestream&replica_url=s3://bkt/app?region=x&nonsense=1"
             error = host_error(sqlite3.connect, raw, uri=True)
             say(last=last_error(), exists=os.path.exists(PATH))
         """
