@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -36,9 +37,11 @@ impl ChunkWriter {
                 let _ = writer.out.blocking_send(Err(e));
             }
         });
-        Box::pin(futures_util::stream::unfold(incoming, |mut incoming| async move {
+        let chunks = futures_util::stream::unfold(incoming, |mut incoming| async move {
             incoming.recv().await.map(|chunk| (chunk, incoming))
-        }))
+        });
+        // An upload in parts asks again after the end, for the next part.
+        Box::pin(chunks.fuse())
     }
 }
 
