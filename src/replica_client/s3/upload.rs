@@ -238,7 +238,8 @@ struct Parts {
 
 impl Parts {
     fn new(stream: ByteStream, size: usize) -> Self {
-        Parts { stream, size, left: Bytes::new() }
+        // Asked again after its end, when the first part was short.
+        Parts { stream: stream.fuse().boxed(), size, left: Bytes::new() }
     }
 
     /// The next part in pieces as they came; none at the end.
