@@ -163,11 +163,14 @@ pub fn remove_stale_tmp(dir: &Path) -> Result<usize> {
     Ok(removed)
 }
 
-/// Removes temporary files directly in `dir` that were not written to since
+/// Removes temporary files directly in `dir` that nothing touched since
 /// `before_ms` (Unix milliseconds): their writers are gone.
+///
+/// The time of the last change of status decides; the modification time of a
+/// file that is about to be published is whatever its writer wants.
 pub fn remove_tmp_before(dir: &Path, before_ms: i64) -> Result<()> {
     for entry in list_dir(dir)? {
-        if entry.name.ends_with(TMP_SUFFIX) && !entry.is_dir && entry.modified_ms < before_ms {
+        if entry.name.ends_with(TMP_SUFFIX) && !entry.is_dir && entry.changed_ms < before_ms {
             remove_if_exists(&dir.join(&entry.name))?;
         }
     }
@@ -183,6 +186,8 @@ pub struct DirEntry {
     pub size: u64,
     /// Modification time, Unix milliseconds.
     pub modified_ms: i64,
+    /// Time of the last change of content or status, Unix milliseconds.
+    pub changed_ms: i64,
     /// Whether it is a directory.
     pub is_dir: bool,
 }
@@ -203,7 +208,8 @@ pub fn list_dir(dir: &Path) -> Result<Vec<DirEntry>> {
         out.push(DirEntry {
             name,
             size: meta.len(),
-            modified_ms: modified_ms(&meta),
+            modified_ms: unix_ms(meta.mtime(), meta.mtime_nsec()),
+            changed_ms: unix_ms(meta.ctime(), meta.ctime_nsec()),
             is_dir: meta.is_dir(),
         });
     }
@@ -220,8 +226,8 @@ pub fn remove_dir_if_empty(path: &Path) -> Result<()> {
     }
 }
 
-fn modified_ms(meta: &fs::Metadata) -> i64 {
-    meta.mtime().saturating_mul(1_000).saturating_add(meta.mtime_nsec() / 1_000_000)
+fn unix_ms(seconds: i64, nanos: i64) -> i64 {
+    seconds.saturating_mul(1_000).saturating_add(nanos / 1_000_000)
 }
 
 fn system_time(ms: i64) -> SystemTime {
@@ -373,5 +379,17 @@ mod tests {
         assert!(list_dir(root.path()).unwrap().is_empty());
         fs::write(root.path().join("old.tmp"), b"x").unwrap();
         assert_eq!(remove_stale_tmp(root.path()).unwrap(), 1);
+    }
+
+    #[test]
+    fn files_that_are_about_to_be_published_are_not_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let tmp = TmpFile::create(&root.path().join("f"), &Access::PRIVATE).unwrap();
+        tmp.set_times(0).unwrap();
+        let entry = list_dir(root.path()).unwrap().remove(0);
+        remove_tmp_before(root.path(), entry.changed_ms).unwrap();
+        assert_eq!(list_dir(root.path()).unwrap().len(), 1);
+        remove_tmp_before(root.path(), entry.changed_ms + 1).unwrap();
+        assert!(list_dir(root.path()).unwrap().is_empty());
     }
 }

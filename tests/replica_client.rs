@@ -15,6 +15,8 @@ mod mock;
 mod s3;
 #[path = "replica_client/s3_faults.rs"]
 mod s3_faults;
+#[path = "replica_client/s3_transport.rs"]
+mod s3_transport;
 #[path = "replica_client/services.rs"]
 mod services;
 #[path = "replica_client/support.rs"]

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::time::{Duration, SystemTime};
 
 use litestream::ErrorKind;
 use litestream::ltx::Txid;
@@ -50,24 +49,6 @@ async fn other_files_are_neither_listed_nor_deleted() {
     assert!(!level.join("0000000000000001-0000000000000001.ltx").exists());
     assert!(!level.join("0000000000000002-0000000000000002.ltx.17-3.tmp").exists());
     assert!(level.join("notes.txt").exists() && root.join("mine").exists());
-}
-
-#[tokio::test]
-async fn what_crashed_writers_left_is_swept() {
-    let replica = Backend::File.replica();
-    let level = replica.dir.as_ref().unwrap().path().join("replica/ltx/0");
-    fs::create_dir_all(&level).unwrap();
-    let left = |serial: u32, age: Duration| {
-        let name = format!("0000000000000001-0000000000000001.ltx.1-{serial}.tmp");
-        let path = level.join(name);
-        fs::write(&path, "half").unwrap();
-        let file = fs::File::options().write(true).open(&path).unwrap();
-        file.set_modified(SystemTime::now() - age).unwrap();
-        path
-    };
-    let (old, young) = (left(1, Duration::from_secs(7_200)), left(2, Duration::from_secs(60)));
-    replica.client.write(&id(1, 1), 0, body(&data(1, 10)), WriteMode::Create).await.unwrap();
-    assert!(!old.exists() && young.exists());
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! An S3 server that answers as it is told and remembers what it was asked.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -50,11 +50,40 @@ struct Shared {
 pub struct Mock {
     shared: Arc<Shared>,
     port: u16,
+    scheme: &'static str,
 }
 
 impl Mock {
     /// Answers with `answers` in turn, then always with success.
     pub fn start(answers: impl IntoIterator<Item = Answer>) -> Mock {
+        Mock::with_transport(answers, "http", serve)
+    }
+
+    /// The same over TLS, with a certificate for `localhost` that nobody signed.
+    pub fn start_tls() -> Mock {
+        let config = Arc::new(tls_config());
+        Mock::with_transport([], "https", move |stream, state| {
+            let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            serve(rustls::StreamOwned::new(connection, stream), state)
+        })
+    }
+
+    /// Takes requests and never answers.
+    pub fn start_silent() -> Mock {
+        Mock::with_transport([], "http", |stream, state| {
+            let mut reader = BufReader::new(stream);
+            while let Some(request) = read_request(&mut reader)? {
+                state.requests.lock().unwrap().push(request);
+            }
+            Ok(())
+        })
+    }
+
+    fn with_transport(
+        answers: impl IntoIterator<Item = Answer>,
+        scheme: &'static str,
+        serve: impl Fn(TcpStream, &Shared) -> std::io::Result<()> + Clone + Send + 'static,
+    ) -> Mock {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared::default());
@@ -62,7 +91,7 @@ impl Mock {
         let state = shared.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let state = state.clone();
+                let (state, serve) = (state.clone(), serve.clone());
                 state.open.fetch_add(1, Ordering::SeqCst);
                 thread::spawn(move || {
                     let _ = serve(stream, &state);
@@ -70,12 +99,12 @@ impl Mock {
                 });
             }
         });
-        Mock { shared, port }
+        Mock { shared, port, scheme }
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `SCHEME://127.0.0.1:PORT`.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
     /// The requests so far, which are forgotten.
@@ -89,19 +118,36 @@ impl Mock {
     }
 }
 
-fn serve(stream: TcpStream, state: &Shared) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut stream = stream;
+fn tls_config() -> rustls::ServerConfig {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("localhost.crt")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("localhost.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap()
+}
+
+fn serve(stream: impl Read + Write, state: &Shared) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
     while let Some(request) = read_request(&mut reader)? {
         let head = request.line.starts_with("HEAD");
         state.requests.lock().unwrap().push(request);
         let answer = state.answers.lock().unwrap().pop_front();
         let Answer(status, headers, body) = answer.unwrap_or_else(Answer::ok);
         let length = body.len();
-        write!(stream, "HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n")?;
+        let head_text = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n");
+        let stream = reader.get_mut();
+        stream.write_all(head_text.as_bytes())?;
         if !head {
             stream.write_all(body.as_bytes())?;
         }
+        stream.flush()?;
     }
     Ok(())
 }
