@@ -8,7 +8,7 @@ use crate::ltx::lock_pgno;
 use crate::ltx::{Checks, Decoder, Encoder, Header, PageForm, Pgno, Trailer, is_contiguous};
 use crate::{Error, ErrorKind, Result};
 
-/// Read buffers of all inputs together, in bytes.
+/// Read buffers of all inputs together, in bytes; a page each is the least.
 const BUFFERS: usize = 4 << 20;
 
 /// Merges `inputs`, ordered from oldest to newest, into one file on `out`.
@@ -18,8 +18,9 @@ const BUFFERS: usize = 4 << 20;
 /// the first input's minimum TXID and the last one's maximum TXID, time and
 /// commit size, no WAL range and no database checksums.
 ///
-/// Memory: one page and a read buffer per input, at most 4 MiB of buffers for
-/// up to a thousand inputs. On error `out` holds part of a file: discard it.
+/// Memory: per input one page and a read buffer of 64 KiB, which shrinks to
+/// little more than a page when there are many inputs. On error `out` holds
+/// part of a file: discard it.
 ///
 /// # Errors
 ///
