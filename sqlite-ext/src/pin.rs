@@ -1,9 +1,13 @@
 //! Read transactions of our own on the host's database: a private file handle,
 //! a SHARED lock and a read mark, by the steps of SQLite's `walTryBeginRead`.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use litestream::host::{DatabaseFile, Host, PinnedReader, WalIndexHeader};
+use litestream::os::disk;
 use litestream::{Error, ErrorKind, Result};
 
 use crate::ffi::abi::SQLITE_LOCK_SHARED;
@@ -48,12 +52,11 @@ impl HostDatabase {
     fn open_shared(&self) -> Result<MappedFile> {
         let file = self.open()?;
         retry(|| settle(file.lock(SQLITE_LOCK_SHARED))).map_err(|code| self.error("lock", code))?;
-        // Bytes 18 and 19 of page 1 are 2 in WAL mode. Without this look the map
-        // would create a -shm file beside a database that has none.
-        let mut versions = [0; 2];
-        file.read(&mut versions, 18).map_err(|code| self.error("read", code))?;
-        if versions != [2, 2] {
-            return Err(self.unsupported("it is not in WAL mode"));
+        // Without this look the map would create a -shm file beside a database
+        // that has none. With SHARED held none can go away: that takes EXCLUSIVE.
+        let shm = [&self.path[..], b"-shm"].concat();
+        if disk::stat(Path::new(OsStr::from_bytes(&shm)))?.is_none() {
+            return Err(self.unsupported("it has no wal-index"));
         }
         let mapped =
             file.map_wal_index().map_err(|code| self.error("map the wal-index of", code))?;

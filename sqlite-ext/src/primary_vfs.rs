@@ -100,7 +100,7 @@ fn decide(request: OpenRequest) -> Result<Plan, String> {
     let path = Path::new(OsStr::from_bytes(&request.path));
     let found = options::find(path, parameters, &CONFIGURED, mode, &options::process_env)?;
     let Some(found) = found else { return Ok(host) };
-    if let Some(why) = unreplicable(flags, parameters) {
+    if let Some(why) = unreplicable(parameters) {
         return if found.explicit { Err(why.to_owned()) } else { Ok(host) };
     }
     if flags & SQLITE_OPEN_READWRITE == 0 {
@@ -118,9 +118,10 @@ fn decide(request: OpenRequest) -> Result<Plan, String> {
 }
 
 /// Why a database cannot be replicated, however it is configured.
-fn unreplicable(flags: i32, parameters: &[(String, String)]) -> Option<&'static str> {
-    if flags & (SQLITE_OPEN_MEMORY | SQLITE_OPEN_SHAREDCACHE) != 0 {
-        return Some("databases in memory or in a shared cache are not replicated");
+fn unreplicable(parameters: &[(String, String)]) -> Option<&'static str> {
+    // SQLite keeps the flag of a shared cache to itself.
+    if parameters.iter().any(|(k, v)| k == "cache" && v == "shared") {
+        return Some("a database in a shared cache is not replicated");
     }
     let on = |key: &str| {
         parameters

@@ -134,9 +134,7 @@ pub(crate) const SQLITE_OPEN_READONLY: c_int = 0x0000_0001;
 pub(crate) const SQLITE_OPEN_READWRITE: c_int = 0x0000_0002;
 pub(crate) const SQLITE_OPEN_CREATE: c_int = 0x0000_0004;
 pub(crate) const SQLITE_OPEN_DELETEONCLOSE: c_int = 0x0000_0008;
-pub(crate) const SQLITE_OPEN_MEMORY: c_int = 0x0000_0080;
 pub(crate) const SQLITE_OPEN_MAIN_DB: c_int = 0x0000_0100;
-pub(crate) const SQLITE_OPEN_SHAREDCACHE: c_int = 0x0002_0000;
 pub(crate) const SQLITE_OPEN_WAL: c_int = 0x0008_0000;
 
 pub(crate) const SQLITE_LOCK_NONE: c_int = 0;

@@ -172,7 +172,12 @@ impl HostFile {
         let mut region = null_mut();
         // SAFETY: an open file of version 2 and a place for the answer.
         // Extension is not asked for, so that nothing is created or grown.
-        checked(unsafe { map(self.file.as_ptr(), 0, REGION_BYTES, 0, &raw mut region) })?;
+        let rc = unsafe { map(self.file.as_ptr(), 0, REGION_BYTES, 0, &raw mut region) };
+        if rc != SQLITE_OK {
+            // A VFS may have opened the -shm file before it failed.
+            self.shm_unmap();
+            return Err(Code(rc));
+        }
         // SAFETY: region 0 with REGION_BYTES, or null; `MappedFile` keeps the
         // view private and unmaps when it is dropped itself.
         let Some(index) = (unsafe { WalIndex::new(region) }) else {
