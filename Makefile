@@ -14,7 +14,8 @@ help:
 	@echo "make bench        commit cost and idle cost beside the host VFS alone"
 	@echo "make kill-loop N=200   kill -9 a writer N times, restore and compare"
 
-# Two cargo calls: features of the command line must not reach the extension.
+# Two builds: features of the command line must not reach the extension, which has
+# a link step of its own.
 build:
 	tests/setup build
 	cargo build --release --locked -p litestream --features cli

@@ -139,7 +139,7 @@ class Writer:
             self.close_reader()
             self.db.execute("VACUUM")
         elif kind < 0.5:
-            self.db.execute(f"PRAGMA incremental_vacuum({self.random.randrange(1, 500)})").fetchall()
+            self.db.executescript(f"PRAGMA incremental_vacuum({self.random.randrange(1, 500)})")
         else:
             self.db.execute("PRAGMA busy_timeout=50")
             kind = self.random.choice(CHECKPOINTS)

@@ -67,7 +67,7 @@ class Content(HostCase):
             sync(db)
             before = scalar(db, "PRAGMA page_count")
             db.execute("DELETE FROM t WHERE id > 100")
-            db.execute("PRAGMA incremental_vacuum").fetchall()
+            db.executescript("PRAGMA incremental_vacuum")
             sync(db)
             middle = scalar(db, "PRAGMA page_count")
             db.execute("DELETE FROM t WHERE id > 20")

@@ -176,7 +176,8 @@ class Interop(HostCase):
             host_error(connect, PATH, **PARAMS)
             say(last=last_error())
         """, PATH=other)
-        self.assertIn("page size", said["last"])
+        self.assertIn("8192", said["last"])
+        self.assertIn("4096", said["last"])
 
     def test_a_foreign_writer_between_two_sessions_is_noticed(self):
         self.write("ours")
