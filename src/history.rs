@@ -76,7 +76,7 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
 /// No chain yet: what was captured since the open is part of the first snapshot.
 fn fresh(db: &Arc<Db>) -> Result<Txid> {
     drop_pending(db)?;
-    if let Some(capture) = lock(&db.capture).as_mut() {
+    if let Some(capture) = db.capture().as_mut() {
         capture.declare_gap(Gap::First)?;
     }
     Ok(Txid(0))
@@ -93,7 +93,7 @@ fn behind(db: &Arc<Db>, has: Txid, known: Txid) -> Result<Txid> {
         ),
     );
     drop_pending(db)?;
-    if let Some(capture) = lock(&db.capture).as_mut() {
+    if let Some(capture) = db.capture().as_mut() {
         db.declare_gap(capture, Gap::StorageBehind)?;
     }
     Ok(has)
@@ -164,7 +164,7 @@ async fn own_snapshot(db: &Arc<Db>, txid: Txid) -> Result<bool> {
             Ok(true) => {
                 let newest = i + 1 == attempts.len();
                 acknowledge(db, Header::decode(header)?, None).await?;
-                let mut guard = lock(&db.capture);
+                let mut guard = db.capture();
                 if let Some(capture) = guard.as_mut() {
                     if newest && capture.position().following && snapshot_is(capture, txid) {
                         capture.snapshot_done()?;
@@ -226,7 +226,7 @@ fn differ(db: &Arc<Db>, max: Txid, why: &str) -> Result<bool> {
             &format!("the replica differs ({why}); the local database is adopted after TXID {max}"),
         );
         drop_pending(db)?;
-        if let Some(capture) = lock(&db.capture).as_mut() {
+        if let Some(capture) = db.capture().as_mut() {
             db.declare_gap(capture, Gap::Adopted)?;
         }
         lock(&db.ship).acked = max;
@@ -251,7 +251,7 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
     let pending = snapshot::pending(db);
     let landed =
         stored.is_some_and(|(txid, header)| txid == pending && Some(header) == newest_attempt);
-    let mut guard = lock(&db.capture);
+    let mut guard = db.capture();
     let mut ship = lock(&db.ship);
     ship.acked = ship.acked.max(acked);
     let next = ship.acked.next();
@@ -289,7 +289,7 @@ impl Db {
         if lock(&self.ship).trusted {
             return;
         }
-        let mut guard = lock(&self.capture);
+        let mut guard = self.capture();
         let Some(capture) = guard.as_mut() else { return };
         let pages = match Pages::pin(self) {
             Ok(pages) => pages,
@@ -345,7 +345,7 @@ async fn baseline(db: &Arc<Db>) -> Result<Option<Baseline>> {
     // The first read gave none: the present state is what there is to compare.
     let db = Arc::clone(db);
     let now = tokio::task::spawn_blocking(move || {
-        let mut guard = lock(&db.capture);
+        let mut guard = db.capture();
         let Some(capture) = guard.as_mut() else { return Ok(None) };
         let open = db.connections.load(std::sync::atomic::Ordering::Acquire) > 0;
         let pages = if open || Pages::at_rest(&db)?.is_none() {

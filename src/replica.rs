@@ -91,6 +91,7 @@ async fn finish(db: &Arc<Db>) -> bool {
         }
         ship.running = false;
     }
+    db.rest();
     db.ship_signal.notify_all();
     // Work that came between the look and the mark finds `running` unset, or is seen here.
     if has_work(db) {

@@ -58,7 +58,7 @@ pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
         return Err(e);
     }
     acknowledge(db, header, None).await?;
-    if let Some(capture) = lock(&db.capture).as_mut() {
+    if let Some(capture) = db.capture().as_mut() {
         capture.snapshot_done()?;
     }
     shipped::forget_attempts(&db.vfs_dir())?;
@@ -107,7 +107,7 @@ async fn already_there(db: &Arc<Db>, id: &FileId, header: &Header) -> Result<()>
 
 /// A snapshot that storage may not have is taken again from the state then.
 fn abandon(db: &Arc<Db>) -> Result<()> {
-    match lock(&db.capture).as_mut() {
+    match db.capture().as_mut() {
         Some(capture) => capture.declare_gap(Gap::SnapshotInterrupted),
         None => Ok(()),
     }
@@ -123,7 +123,7 @@ fn begin(db: &Arc<Db>) -> Result<Option<Begun>> {
         return Ok(None);
     }
     db.note_wal_mode();
-    let mut guard = lock(&db.capture);
+    let mut guard = db.capture();
     let Some(capture) = guard.as_mut() else { return Ok(None) };
     let Some(reason) = capture.gap() else { return Ok(None) };
     let open_elsewhere = Pages::at_rest(db)?.is_none();

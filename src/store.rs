@@ -259,8 +259,8 @@ impl Store {
             Some(mine) if mine != found.page_size => Err(Error::new(
                 ErrorKind::Conflict,
                 format!(
-                    "{} has pages of {mine} bytes, but the chain at its replica URL (TXID {}) has \
-                     pages of {} bytes: give this database a URL of its own",
+                    "{} has pages of {mine} bytes, but the page size of the chain at its replica URL (TXID {}) is \
+                     {}: give this database a URL of its own",
                     request.path.display(),
                     found.txid,
                     found.page_size

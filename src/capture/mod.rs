@@ -14,7 +14,7 @@ pub mod segment;
 use std::path::{Path, PathBuf};
 
 use crate::capture::frames::{FRAME_HEADER_SIZE, WAL_HEADER_SIZE};
-use crate::capture::position::{CleanMark, Position, SegmentMark, WalPosition};
+use crate::capture::position::{CleanMark, POSITION_LEN, Position, SegmentMark, WalPosition};
 use crate::capture::segment::{Seal, Segment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Salts, WalIndexHeader};
@@ -124,7 +124,8 @@ pub struct Capture {
     dir: PathBuf,
     wal_path: PathBuf,
     owner: Option<Owner>,
-    file: File,
+    /// The position file, which carries the lock; closed while the database rests.
+    file: Option<File>,
     position: Position,
     segment: Option<Segment>,
     wal: Option<File>,
@@ -580,9 +581,44 @@ impl Capture {
         self.wal = None;
     }
 
+    /// Gives up the lock and its descriptor: nothing is open, nothing pending.
+    /// Another process may take over until [`Capture::resume`].
+    pub fn release(&mut self) {
+        self.rest();
+        self.file = None;
+    }
+
+    /// Takes the lock again after a rest. False: another process has it, or
+    /// had it and moved the position; this state is then out of date.
+    ///
+    /// # Errors
+    /// The position file cannot be used.
+    pub fn resume(&mut self) -> Result<bool> {
+        if self.file.is_some() {
+            return Ok(true);
+        }
+        let file = File::open_private(&self.dir.join(POSITION_FILE), self.owner)?;
+        if !file.try_lock()? {
+            return Ok(false);
+        }
+        let mut found = [0u8; POSITION_LEN];
+        let got = file.read_at(&mut found, 0)?;
+        if got < found.len() || found != self.position.encode() {
+            return Ok(false);
+        }
+        self.file = Some(file);
+        Ok(true)
+    }
+
     fn write_position(&mut self) -> Result<()> {
         self.position.segment.len = self.open_bytes();
-        self.file.write_all_at(&self.position.encode(), 0)
+        match &self.file {
+            Some(file) => file.write_all_at(&self.position.encode(), 0),
+            None => Err(Error::new(
+                ErrorKind::Internal,
+                format!("the position of {} was to be moved without its lock", self.dir.display()),
+            )),
+        }
     }
 }
 

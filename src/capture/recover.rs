@@ -60,7 +60,7 @@ pub fn open(place: &Place) -> Result<Option<Recovered>> {
         dir: place.dir.clone(),
         wal_path: place.wal_path.clone(),
         owner: place.owner,
-        file,
+        file: Some(file),
         position,
         segment: None,
         wal: None,

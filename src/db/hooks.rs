@@ -117,7 +117,7 @@ impl Db {
         if self.is_faulted() {
             return;
         }
-        let mut guard = lock(&self.capture);
+        let mut guard = self.capture();
         let Some(capture) = guard.as_mut() else { return };
         if self.is_caught_up() {
             return;
@@ -138,7 +138,7 @@ impl Db {
         let word =
             |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap_or_default());
         self.capture_now("a new WAL begins");
-        let mut guard = lock(&self.capture);
+        let mut guard = self.capture();
         if let Some(capture) = guard.as_mut()
             && let Err(e) = capture.expect_generation([word(16), word(20)])
         {
@@ -157,7 +157,7 @@ impl Db {
     pub fn before_wal_delete(&self) {
         self.capture_now("the WAL is deleted");
         self.mark_clean();
-        if let Some(capture) = lock(&self.capture).as_mut() {
+        if let Some(capture) = self.capture().as_mut() {
             capture.release_wal();
         }
     }
@@ -165,7 +165,7 @@ impl Db {
     /// Everything is captured and the database file is as the checkpoint left
     /// it: its state proves continuity when it is found again.
     fn mark_clean(&self) {
-        let mut guard = lock(&self.capture);
+        let mut guard = self.capture();
         let Some(capture) = guard.as_mut() else { return };
         let stat = match os::stat(&self.path) {
             Ok(Some(s)) if (s.dev, s.ino) == self.identity => s,
@@ -193,7 +193,7 @@ impl Db {
 
     /// A transaction in a rollback-journal mode is about to write the database.
     pub fn rollback_write(&self) {
-        let mut guard = lock(&self.capture);
+        let mut guard = self.capture();
         if let Some(capture) = guard.as_mut()
             && capture.gap().is_none()
             && let Err(e) = self.declare_gap(capture, Gap::RollbackMode)

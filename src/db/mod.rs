@@ -158,6 +158,37 @@ impl Db {
         self.faulted.load(Ordering::Acquire)
     }
 
+    /// The capture state, ready to be used: after a rest its lock is taken
+    /// again. `None`: another process captures.
+    pub(crate) fn capture(&self) -> MutexGuard<'_, Option<Capture>> {
+        let mut guard = lock(&self.capture);
+        let ready = guard.as_mut().map(Capture::resume);
+        match ready {
+            Some(Ok(true)) | None => {}
+            Some(Ok(false)) => {
+                *guard = None;
+                if let Err(e) = self.take_over(&mut guard) {
+                    self.set_error(e.to_string());
+                }
+            }
+            Some(Err(e)) => {
+                *guard = None;
+                self.set_error(e.to_string());
+            }
+        }
+        guard
+    }
+
+    /// Nothing is left to do: the lock and every descriptor are given up.
+    pub(crate) fn rest(&self) {
+        if let Some(capture) = lock(&self.capture).as_mut()
+            && self.is_caught_up()
+            && !capture.has_open()
+        {
+            capture.release();
+        }
+    }
+
     /// The newest replication error, until the next success.
     pub fn last_error(&self) -> Option<String> {
         lock(&self.ship).last_error.clone()
@@ -251,11 +282,15 @@ impl Db {
         if self.is_faulted() {
             return Ok(());
         }
-        let mut guard = lock(&self.capture);
+        let mut guard = self.capture();
         if guard.is_none() && !self.take_over(&mut guard)? {
-            // Another process captures; the next commit asks again whether it still does.
+            // Another process captures, this one's commits as well; it is asked
+            // again whether it still does.
             *lock(&self.last_seal) = Some(Instant::now());
             self.armed.store(false, Ordering::Release);
+            if let Some(store) = self.store.upgrade() {
+                store.schedule(self.identity, BYSTANDER_PAUSE.max(self.config.sync_interval));
+            }
             return Ok(());
         }
         let Some(capture) = guard.as_mut() else { return Ok(()) };
@@ -309,7 +344,7 @@ impl Db {
         if self.is_faulted() || self.is_caught_up() {
             return;
         }
-        if let Some(capture) = lock(&self.capture).as_mut() {
+        if let Some(capture) = self.capture().as_mut() {
             // The error is in the status; the WAL keeps the frames.
             let _ = self.capture_locked(capture);
         }
@@ -349,5 +384,8 @@ impl Db {
     }
 }
 
+/// How often a process asks whether another one still captures, while it has
+/// commits that it has not seen captured.
+const BYSTANDER_PAUSE: Duration = Duration::from_secs(1);
 /// After a pause the first commit waits this long for company.
 const COALESCE: Duration = Duration::from_millis(50);

@@ -135,6 +135,10 @@ impl Db {
             self.log(Level::Warn, &format!("gap found at open: {}", gap.name()));
         }
         let mut ship = Ship::new(trusted);
+        {
+            let old = lock(&self.ship);
+            (ship.running, ship.closing) = (old.running, old.closing);
+        }
         ship.sealed_txid = match sealed.last() {
             Some(last) => last.txid(),
             None => crate::ltx::Txid(capture.open_txid().0.saturating_sub(1)),
