@@ -1,10 +1,11 @@
 //! Settings of S3 replicas as the server sees them, and bad settings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use litestream::ErrorKind;
 use litestream::ltx::Txid;
-use litestream::replica_client::{ReplicaOptions, WriteMode, open};
+use litestream::replica_client::{FixedEnv, ReplicaOptions, WriteMode, open};
 
 use crate::mock::{Answer, Mock};
 use crate::services::services;
@@ -197,6 +198,29 @@ async fn refused_credentials_are_denied_and_hidden() {
             assert!(texts.contains("\"bkt\"") && texts.contains("AWS_ACCESS_KEY_ID"), "{texts}");
         }
     }
+}
+
+#[tokio::test]
+async fn profiles_sign_for_a_real_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("credentials");
+    let text = "[app]\naws_access_key_id = testkey\naws_secret_access_key = testsecret\n";
+    std::fs::write(&file, text).unwrap();
+    let profile = |name: &str| ReplicaOptions {
+        env: Arc::new(FixedEnv::new([
+            ("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap()),
+            ("AWS_PROFILE", name),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ])),
+        ..ReplicaOptions::default()
+    };
+    let url = s3_url(services().get("S3_SEAWEED"), "");
+    let client = open(&url, &profile("app")).unwrap();
+    client.write(&id(1, 1), 0, body(&data(1, 10)), WriteMode::Create).await.unwrap();
+    let error = open(&url, &profile("other")).unwrap().list(0, Txid::NONE, false).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    assert!(error.to_string().contains("no AWS credentials found"), "{error}");
 }
 
 #[tokio::test]

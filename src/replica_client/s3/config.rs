@@ -112,7 +112,7 @@ impl S3Config {
         if storage_class.as_ref().is_some_and(|c| !c.bytes().all(|b| b.is_ascii_graphic())) {
             return Err(invalid("s3: storage class must be a word"));
         }
-        let virtual_endpoint = endpoint_for_bucket(&location, endpoint, path_style)?;
+        let virtual_endpoint = endpoint_for_bucket(&location, endpoint, &region, path_style)?;
         Ok(S3Config {
             bucket: location.bucket,
             prefix,
@@ -173,7 +173,9 @@ fn endpoint_and_style(
         Some(endpoint) => Some(endpoint_with_scheme(&endpoint)?),
         None => location.endpoint.clone(),
     };
-    let forced = Provider::of(endpoint.as_deref()).forces_path_style();
+    // A certificate for *.s3.amazonaws.com does not cover a bucket with dots.
+    let dotted = endpoint.is_none() && location.bucket.contains('.');
+    let forced = Provider::of(endpoint.as_deref()).forces_path_style() || dotted;
     let explicit = params.boolean(FORCE_PATH_STYLE)?;
     Ok((endpoint, explicit.unwrap_or(implied || forced)))
 }
@@ -221,12 +223,16 @@ fn is_local_name(endpoint: &str) -> bool {
 fn endpoint_for_bucket(
     location: &Location,
     endpoint: Option<String>,
+    region: &str,
     path_style: bool,
 ) -> Result<Option<String>> {
     if let Some(point) = &location.access_point {
         return access_point_endpoint(point, endpoint.is_some(), path_style).map(Some);
     }
-    let Some(endpoint) = endpoint else { return Ok(None) };
+    // China's regions have a domain of their own, which object_store does not know.
+    let china =
+        || region.starts_with("cn-").then(|| format!("https://s3.{region}.amazonaws.com.cn"));
+    let Some(endpoint) = endpoint.or_else(china) else { return Ok(None) };
     if path_style {
         return Ok(Some(endpoint));
     }

@@ -57,6 +57,14 @@ fn endpoints_get_a_scheme_and_path_style() {
 }
 
 #[test]
+fn aws_hosts_fit_bucket_and_region() {
+    assert!(!config("s3://my.dotted.bucket/p").unwrap().virtual_hosted);
+    let c = config("s3://b/p?region=cn-north-1").unwrap();
+    assert_eq!(c.endpoint.as_deref(), Some("https://b.s3.cn-north-1.amazonaws.com.cn"));
+    assert_eq!(c.display_url(), "s3://b/p");
+}
+
+#[test]
 fn what_stands_beside_the_url_wins() {
     let url = "s3://b/p?region=from-url&partSize=6000000&part-size=7000000";
     let c = config_with(url, &[("region", "beside")], &[]).unwrap();
