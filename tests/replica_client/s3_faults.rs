@@ -11,19 +11,13 @@ use litestream::{ErrorKind, Result};
 use crate::services::services;
 use crate::support::{body, data, id, keys, s3_url, streamed};
 
-/// Matches nothing.
-const NO_RULE: &str = r#"{"http":[{"match":"no such request"}]}"#;
-
 /// The proxy with its rules; one test at a time has it.
 struct Proxy(#[expect(dead_code)] MutexGuard<'static, ()>);
 
 impl Proxy {
     fn take() -> Proxy {
         static LOCK: Mutex<()> = Mutex::new(());
-        let proxy = Proxy(LOCK.lock().unwrap_or_else(PoisonError::into_inner));
-        // With an HTTP rule every new connection is read as HTTP, to its end.
-        proxy.rules(NO_RULE);
-        proxy
+        Proxy(LOCK.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Replaces the rules and clears the counters.
@@ -47,7 +41,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.rules(NO_RULE);
+        self.rules("{}");
     }
 }
 
@@ -110,7 +104,7 @@ async fn long_outages_are_reported_and_pass() {
         assert_eq!(error.kind(), ErrorKind::Transient, "{error}");
         assert!(error.to_string().contains("s3://bkt/suite/"), "{error}");
     }
-    proxy.rules(NO_RULE);
+    proxy.rules("{}");
     client.write(&id(1, 1), 0, body(&data(1, 50)), WriteMode::Create).await.unwrap();
 }
 
@@ -158,10 +152,14 @@ async fn a_completion_whose_answer_was_lost_succeeds() {
 async fn a_failed_upload_is_aborted() {
     let proxy = Proxy::take();
     let client = proxy.client();
-    proxy.rules(r#"{"http":[{"match":"partNumber=2","status":403,"code":"AccessDenied"}]}"#);
+    // The answer to the abort shows that it was asked for.
+    proxy.rules(
+        r#"{"http":[{"match":"partNumber=2","status":403,"code":"AccessDenied"},
+                    {"match":"DELETE ","status":503}]}"#,
+    );
     let content = streamed(&data(4, 12 << 20), 1 << 20);
     let error = client.write(&id(1, 1), 0, content, WriteMode::Create).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-    proxy.rules(r#"{"http":[{"match":"DELETE ","status":500}]}"#);
+    assert_eq!((proxy.counter("status_403"), proxy.counter("status_503")), (1, 1));
     assert!(client.list(0, Txid::NONE, false).await.unwrap().is_empty());
 }

@@ -7,7 +7,7 @@
 #
 # SERVICES_ROOT  where programs are installed      (default: .cache/services in the project)
 # SERVICES_RUN   state of one set of processes     (default: $SERVICES_ROOT/run)
-# SERVICES       which to run                      (default: "ministack seaweedfs faultproxy")
+# SERVICES_ONLY  which to run                      (default: "ministack seaweedfs faultproxy")
 # WATCH_PID      end the set when this process ends
 #
 # Ports are chosen at `up`; `env` prints the addresses and keys as shell exports.
@@ -17,7 +17,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 project=$(cd "$here/../.." && pwd)
 root=${SERVICES_ROOT:-$project/.cache/services}
 run=${SERVICES_RUN:-$root/run}
-services=${SERVICES:-ministack seaweedfs faultproxy}
+services=${SERVICES_ONLY:-ministack seaweedfs faultproxy}
 python=/usr/bin/python3
 [ -x $python ] || python=python3
 
@@ -86,7 +86,7 @@ await_port() {
 }
 
 start_ministack() {
-  start ministack env GATEWAY_PORT="$1" BIND_HOST=127.0.0.1 MINISTACK_HOST=localhost \
+  start ministack env -u SERVICES GATEWAY_PORT="$1" BIND_HOST=127.0.0.1 MINISTACK_HOST=localhost \
     S3_PERSIST=0 AUTH=true "$root/ministack/bin/ministack"
 }
 
