@@ -87,7 +87,7 @@ class CountingProxy:
         """The request lines since the last call."""
         self.process.send_signal(signal.SIGUSR1)
         time.sleep(0.3)
-        return self.log.read_text().splitlines()[1:]
+        return [line for line in self.log.read_text().splitlines()[1:] if line]
 
     def stop(self):
         self.process.terminate()

@@ -238,7 +238,16 @@ class InteropS3(S3Case):
         replicate_once(self.db, self.replica.url)
         copy = self.restored()
         self.assertEqual(dump(copy), dump(self.db))
+
+    def test_we_go_on_after_the_daemon_when_our_files_are_gone(self):
+        self.host(WRITE, WORD="ours", COUNT=10)
+        connection = sqlite3.connect(self.db, isolation_level=None)
+        connection.execute("INSERT INTO t(v) VALUES('daemon 1')")
+        connection.close()
+        replicate_once(self.db, self.replica.url)
+        shutil.rmtree(self.dir / ".app.db-litestream")
         self.host(WRITE, WORD="again", COUNT=10)
+        self.assertEqual(self.rows(self.restored(), "SELECT count(*) FROM t"), [(21,)])
         self.oracle()
 
     def test_r_71_one_put_for_a_small_file(self):

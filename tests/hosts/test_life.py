@@ -303,7 +303,7 @@ class Storage(S3Case):
             say(last=last_error(), exists=os.path.exists(PATH))
         """, env=NOBODY)
         self.assertRegex(said["last"], "403|denied|Denied|credential")
-        self.assertIn(self.server.endpoint, said["last"])
+        self.assertIn(f"s3://bkt/{self.replica.prefix}", said["last"])
         self.assertNotIn("hunter2", said["last"])
         self.assertFalse(said["exists"])
 
