@@ -255,9 +255,13 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
     let mut ship = lock(&db.ship);
     ship.acked = ship.acked.max(acked);
     let next = ship.acked.next();
-    ship.pending.retain(|p| p.segment.txid() >= next);
+    // Files that storage has: a crash came between its answer and their removal.
+    let shipped = ship.pending.iter().take_while(|p| p.segment.txid() < next).count();
+    let mut dropped: Vec<_> = ship.pending.drain(..shipped).collect();
     let whole = ship.pending.front().is_none_or(|p| p.segment.txid() == next);
-    let dropped: Vec<_> = if whole { Vec::new() } else { ship.pending.drain(..).collect() };
+    if !whole {
+        dropped.extend(ship.pending.drain(..));
+    }
     let after = Txid(ship.acked.0 + ship.pending.len() as u64);
     ship.sealed_txid = after;
     ship.history = History::Agreed;
