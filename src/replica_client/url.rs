@@ -208,4 +208,24 @@ mod tests {
         }
         assert_eq!(redact("s3://u:p@b/k?sseCustomerKey=x#f"), "s3://b/k");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(
+            scheme in "(s3|file|S3|x)?",
+            rest in "(://)?(arn:aws:s3:r:1:accesspoint)?[a-z.:@/?&=%#\u{e9}]{0,40}",
+        ) {
+            let _ = open(&format!("{scheme}{rest}"), &ReplicaOptions::default());
+            let _ = open(&rest, &ReplicaOptions::default());
+            let _ = redact(&rest);
+        }
+
+        #[test]
+        fn file_urls_are_their_own_text(path in "(/[a-zA-Z0-9 _.%\u{e9}-]{1,8}){1,4}") {
+            if let Ok(client) = open(&format!("file://{path}"), &ReplicaOptions::default()) {
+                let again = open(client.url(), &ReplicaOptions::default()).unwrap();
+                proptest::prop_assert_eq!(client.url(), again.url());
+            }
+        }
+    }
 }

@@ -216,7 +216,10 @@ impl S3Client {
         let first = keys[0].clone();
         let locations = stream::iter(keys.into_iter().map(Ok)).boxed();
         let answers = async { Ok(store.delete_stream(locations).collect::<Vec<_>>().await) };
-        let answers = self.bounded("delete", &first, 0, answers).await?;
+        // Keys that go one by one have a second each.
+        let single = if self.config.content_md5 { 0 } else { ids.len() as u64 };
+        let payload = single * MIN_BYTES_PER_SECOND;
+        let answers = self.bounded("delete", &first, payload, answers).await?;
         let mut failures = answers.into_iter().filter_map(|answer| {
             let failure = Failure::of(&answer.err()?);
             (failure.kind() != ErrorKind::NotFound).then_some(failure)
