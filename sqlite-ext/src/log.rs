@@ -64,6 +64,15 @@ fn to_host(level: Level, message: &str) {
     api().write_log(code, &format!("litestream: {message}"));
 }
 
+/// Checks `LITESTREAM_LOG_LEVEL`.
+///
+/// # Errors
+/// Text that names the levels.
+pub(crate) fn check_environment(env: crate::options::Env<'_>) -> Result<(), String> {
+    let level = env("LITESTREAM_LOG_LEVEL").map(|v| v.parse::<Level>());
+    level.transpose().map(drop).map_err(|e| format!("LITESTREAM_LOG_LEVEL: {e}"))
+}
+
 /// Logs a failure that happened outside the engine.
 pub(crate) fn error(message: &str) {
     Sink::from_environment().log(Level::Error, message);

@@ -286,8 +286,19 @@ impl MainFile {
         }
     }
 
-    /// Returns a result code to give instead of asking the host VFS.
+    /// Whether a call of `xShmLock` means anything to replication. Only
+    /// comparisons: this is asked outside the guard.
     #[inline]
+    pub(crate) fn watches(&self, offset: i32, n: i32, flags: i32) -> bool {
+        match flags {
+            RELEASE => offset <= CKPT_LOCK,
+            TAKE => offset == CKPT_LOCK || (offset == FIRST_MARK && n == ALL_MARKS),
+            SHARE => !self.started.get(),
+            _ => false,
+        }
+    }
+
+    /// Returns a result code to give instead of asking the host VFS.
     pub(crate) fn before_shm_lock(
         &self,
         offset: i32,
@@ -295,8 +306,6 @@ impl MainFile {
         flags: i32,
         index: Option<WalIndex>,
     ) -> Option<i32> {
-        const RELEASE: i32 = SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE;
-        const TAKE: i32 = SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE;
         match (flags, offset) {
             (RELEASE, WRITE_LOCK) => self.note(index),
             (RELEASE, CKPT_LOCK) => self.holds_ckpt.set(false),
@@ -314,13 +323,12 @@ impl MainFile {
     }
 
     /// The host VFS granted or released a lock.
-    #[inline]
     pub(crate) fn after_shm_lock(&self, offset: i32, n: i32, flags: i32, index: Option<WalIndex>) {
-        if flags == SQLITE_SHM_LOCK | SQLITE_SHM_SHARED {
+        if flags == SHARE {
             if offset >= READ_LOCK_0 && !self.started.get() {
                 self.first_read(index);
             }
-        } else if (flags, offset, n) == (SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE, CKPT_LOCK, 1) {
+        } else if (flags, offset, n) == (TAKE, CKPT_LOCK, 1) {
             // A recovery takes this lock together with its own.
             self.holds_ckpt.set(true);
             if let Some(db) = self.db() {
@@ -359,6 +367,11 @@ impl MainFile {
         }
     }
 }
+
+/// What `xShmLock` is asked for.
+const RELEASE: i32 = SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE;
+const TAKE: i32 = SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE;
+const SHARE: i32 = SQLITE_SHM_LOCK | SQLITE_SHM_SHARED;
 
 /// Locks that a restart of the WAL takes: every read mark but the first.
 const FIRST_MARK: i32 = READ_LOCK_0 + 1;

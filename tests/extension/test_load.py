@@ -77,6 +77,8 @@ class Loading(host.Case):
     def test_a_bad_environment_fails_the_load_with_a_reason(self):
         out = host.shell(".load %s\n" % host.library(), {"LITESTREAM_DEFAULT_VFS": "perhaps"})
         self.assertIn("LITESTREAM_DEFAULT_VFS", out)
+        out = host.shell(".load %s\n" % host.library(), {"LITESTREAM_LOG_LEVEL": "loud"})
+        self.assertIn("LITESTREAM_LOG_LEVEL", out)
         out = host.shell(".load %s\n" % host.library(),
                          {"LITESTREAM_DEFAULT_VFS": "1", "LITESTREAM_REPLICA_URL": "file:///x"})
         self.assertIn("LITESTREAM_DATABASE", out)

@@ -61,6 +61,7 @@ unsafe fn enter(db: *mut sqlite3, error: *mut *mut c_char, table: *const c_void)
 unsafe fn load(db: *mut sqlite3, table: *const c_void) -> Result<(), String> {
     // SAFETY: SQLite's own table.
     let api = unsafe { api::install(table) }.map_err(text_of)?;
+    crate::log::check_environment(&process_env)?;
     vfs::register(api)?;
     if default_vfs_wanted(&process_env)? {
         sql::set_default(true)?;

@@ -429,6 +429,20 @@ unsafe extern "C" fn main_shm_lock(
 ) -> c_int {
     // SAFETY: a file of `MAIN`.
     let shim = unsafe { main_of(f) };
+    // Of the six calls of a small commit only one needs a look.
+    if shim.hooks.watches(offset, n, flags) {
+        // SAFETY: as above.
+        return unsafe { watched_shm_lock(f, offset, n, flags) };
+    }
+    forward!(f, xShmLock, SQLITE_IOERR, offset, n, flags)
+}
+
+/// # Safety
+/// The arguments of `xShmLock` for a file of `MAIN`.
+#[inline(never)]
+unsafe fn watched_shm_lock(f: *mut sqlite3_file, offset: c_int, n: c_int, flags: c_int) -> c_int {
+    // SAFETY: a file of `MAIN`.
+    let shim = unsafe { main_of(f) };
     let index = shim.wal_index.get();
     if let Some(rc) = hook(None, || shim.hooks.before_shm_lock(offset, n, flags, index)) {
         return rc;
