@@ -10,6 +10,7 @@ use crate::capture::{Capture, Gap, POSITION_FILE};
 use crate::error::{ErrorKind, Result};
 use crate::ltx::Txid;
 use crate::os::disk::{self as os, File, FileStat, Owner};
+use crate::shipped::Shipped;
 
 /// Where and what to open.
 #[derive(Debug, Clone)]
@@ -121,6 +122,7 @@ impl Capture {
     ) -> Result<Vec<Segment>> {
         let mut sealed: Vec<Segment> = Vec::new();
         let mark = self.position.segment;
+        let stored = Shipped::load(&self.dir)?.map_or(Txid(0), |(txid, _)| txid);
         for name in os::list_dir(&self.dir)? {
             let path = self.dir.join(&name);
             let Some((txid, generation)) = segment::parse_file_name(&name) else { continue };
@@ -137,7 +139,7 @@ impl Capture {
             }
             let waiting = same_replica && txid < open_txid && self.gap.is_none();
             let contiguous = sealed.last().is_none_or(|s| s.txid().next() == txid);
-            if !waiting {
+            if !waiting || txid <= stored {
                 os::remove_file(&path)?;
                 continue;
             }
@@ -208,5 +210,59 @@ impl Capture {
             Some(gap) => self.declare_gap(gap),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::segment::Seal;
+    use crate::ltx::Header;
+
+    fn sealed(dir: &std::path::Path, txid: u64) {
+        let mut s = Segment::create(dir, Txid(txid), 0, 512, None).unwrap();
+        s.append([(1, [7u8; 512].as_slice())].into_iter()).unwrap();
+        let seal =
+            Seal { commit: 1, timestamp_ms: 1, wal_offset: 32, wal_size: 536, wal_salts: [1, 2] };
+        s.seal(seal).unwrap();
+    }
+
+    /// A segment that was acknowledged but not yet removed when the process
+    /// was killed once made the next ones look out of order.
+    #[test]
+    fn acknowledged_segments_are_swept_at_open() {
+        let tmp = tempfile::tempdir().unwrap();
+        let database = tmp.path().join("db");
+        disk_file(&database);
+        let place = Place {
+            dir: tmp.path().join("vfs"),
+            wal_path: tmp.path().join("db-wal"),
+            database: os::stat(&database).unwrap().unwrap(),
+            replica: 1,
+            owner: None,
+        };
+        os::create_private_dir(&place.dir, None).unwrap();
+        let mut position = Position {
+            replica: 1,
+            identity: (place.database.dev, place.database.ino),
+            ..Position::default()
+        };
+        position.segment.txid = Txid(7);
+        let file = File::open_private(&place.dir.join(POSITION_FILE), None).unwrap();
+        file.write_all_at(&position.encode(), 0).unwrap();
+        drop(file);
+        for txid in [3, 5, 6] {
+            sealed(&place.dir, txid);
+        }
+        let header = Header::new(512, 1, Txid(4), Txid(4), 1);
+        Shipped::new(&header).save(&place.dir, None).unwrap();
+        let found = open(&place).unwrap().unwrap();
+        let kept: Vec<u64> = found.sealed.iter().map(|s| s.txid().0).collect();
+        assert_eq!((kept, found.notes), (vec![5, 6], Vec::<String>::new()));
+        assert!(!place.dir.join(segment::file_name(Txid(3), 0)).exists());
+    }
+
+    fn disk_file(path: &std::path::Path) {
+        File::open_private(path, None).unwrap().write_all_at(b"x", 0).unwrap();
     }
 }
