@@ -14,6 +14,7 @@ use litestream::config::DbConfig;
 use litestream::db::Db;
 
 use crate::ffi::abi::*;
+use crate::ffi::guard::is_faulted;
 use crate::ffi::host_file::HostVfs;
 use crate::ffi::process;
 use crate::ffi::wal_index::{CKPT_LOCK, READ_LOCK_0, READ_MARKS, WRITE_LOCK, WalIndex, decode};
@@ -152,6 +153,10 @@ impl Replicated {
             Ok(db) => db,
             Err(e) => return Err(refuse(&self.path, &e.to_string())),
         };
+        if is_faulted() {
+            // No call of this connection will reach the engine: let it say so.
+            db.fault("a callback panicked earlier in this process");
+        }
         let shared = Arc::new(Connection {
             db,
             wal_open: AtomicBool::new(false),

@@ -1,5 +1,6 @@
 """Loading: entry points, exports, second copies, threads and descriptors."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -58,6 +59,19 @@ class Loading(host.Case):
                                stdout=subprocess.PIPE).stdout
         exported = sorted(line.split()[-1] for line in names.splitlines())
         self.assertEqual(exported, ["sqlite3_extension_init", "sqlite3_litestreamvfs_init"])
+
+    def test_an_old_sqlite_is_told_so(self):
+        # A table of API routines as an old SQLite would pass it: version and
+        # mprintf are in slots 67 and 69 of every release, and no other is read.
+        sqlite = ctypes.CDLL("libsqlite3.so.0")
+        old = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 3033000)
+        table = (ctypes.c_void_p * 300)()
+        table[67] = ctypes.cast(old, ctypes.c_void_p).value
+        table[69] = ctypes.cast(sqlite.sqlite3_mprintf, ctypes.c_void_p).value
+        error = ctypes.c_char_p()
+        entry = ctypes.CDLL(host.SO).sqlite3_litestreamvfs_init
+        self.assertEqual(entry(None, ctypes.byref(error), table), 1)
+        self.assertEqual(error.value, b"litestream: SQLite 3.34.0 or later is needed, this is 3.33.0")
 
     def test_no_libsqlite3_is_linked(self):
         needed = subprocess.run(["readelf", "-d", host.SO], text=True, check=True,

@@ -7,7 +7,7 @@
 pub(crate) mod abi;
 pub(crate) mod api;
 mod functions;
-mod guard;
+pub(crate) mod guard;
 pub(crate) mod host_file;
 mod init;
 mod io;

@@ -209,7 +209,8 @@ unsafe fn open_main(
         if rc != SQLITE_OK {
             return rc;
         }
-        match replicated.open(host_of(vfs)) {
+        // A panic here must not leave the host's file open.
+        match guarded(Err(SQLITE_CANTOPEN), || replicated.open(host_of(vfs))) {
             Ok(hooks) => place_main(file, hooks),
             Err(rc) => {
                 close_host_part(file);
@@ -246,6 +247,8 @@ unsafe fn open_wal(
         let rc = open_host_part(vfs, name, file, flags, out);
         if rc == SQLITE_OK {
             place_wal(file, hooks);
+        } else {
+            hooks.before_close();
         }
         rc
     }
