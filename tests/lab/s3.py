@@ -49,9 +49,13 @@ def _signed_headers(method, host, path, query, body):
 
 
 class S3Server:
-    """ministack on a free port of the loopback; objects survive stop() and start()."""
+    """ministack on a free port of the loopback.
 
-    def __init__(self):
+    Objects survive stop() and start(), unless they are kept in memory only.
+    """
+
+    def __init__(self, persist=True):
+        self.persist = "1" if persist else "0"
         self.port = free_port()
         self.data = tempfile.TemporaryDirectory(prefix="litestream-s3-")
         self.process = None
@@ -74,7 +78,7 @@ class S3Server:
     def start(self):
         env = paths.environment(
             GATEWAY_PORT=self.port, BIND_HOST="127.0.0.1", MINISTACK_HOST="localhost",
-            S3_PERSIST="1", S3_DATA_DIR=self.data.name, AUTH="true",
+            S3_PERSIST=self.persist, S3_DATA_DIR=self.data.name, AUTH="true",
         )
         log = open(pathlib.Path(self.data.name).with_suffix(".log"), "ab")
         self.process = subprocess.Popen(
