@@ -22,17 +22,17 @@ use crate::replica_client::{FileId, FileInfo, ReplicaClient};
 
 /// Bytes of a chunk while few requests run; files up to this size are fetched
 /// whole.
-const CHUNK_BYTES_MAX: u64 = 1 << 20;
+const CHUNK_BYTES_MAX: u64 = 2 << 20;
 const CHUNK_BYTES_MIN: u64 = 128 << 10;
 /// Bytes of all chunks that may be held at once.
-const WINDOW_BYTES_MAX: u64 = 16 << 20;
+const WINDOW_BYTES_MAX: u64 = 20 << 20;
 /// The most downloads under way at once.
 pub const PARALLELISM_MAX: usize = 64;
 
-/// Chunks held at once: two per request, so that a slow request at the head of
-/// the queue does not stop the others.
+/// Chunks held at once: more than requests, so that a slow request at the head
+/// of the queue does not stop the others.
 fn window(parallelism: usize) -> usize {
-    parallelism * 2
+    parallelism + parallelism.div_ceil(2)
 }
 
 fn chunk_bytes(parallelism: usize) -> u64 {

@@ -43,7 +43,7 @@ pub struct ReplaySummary {
 ///
 /// Blocks: call it where blocking is allowed, not on a thread of `rt`. Pages
 /// are not to be trusted until it returned, since a file's checksum is at its
-/// end. Holds at most some 20 MiB, whatever the size of the database.
+/// end. Holds some 20 MiB, whatever the size of the database.
 ///
 /// # Errors
 /// `Corrupt` when a file is not what its name and checksum say or when pages
