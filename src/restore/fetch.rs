@@ -7,10 +7,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Buf, Bytes};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -67,7 +66,7 @@ impl<T> Drop for Owned<T> {
 
 /// The bytes of a list of files, one after the other.
 pub(super) struct Fetcher {
-    chunks: mpsc::Receiver<Result<Bytes>>,
+    chunks: mpsc::Receiver<Result<Chunk>>,
     _task: Owned<()>,
     progress: Arc<dyn Progress>,
     files: VecDeque<u64>,
@@ -85,8 +84,10 @@ impl Fetcher {
         let parallelism = options.parallelism.clamp(1, PARALLELISM_MAX);
         let sizes = files.iter().map(|f| f.size).collect();
         let (sender, chunks) = mpsc::channel(1);
-        let jobs = jobs(files, chunk_bytes(parallelism));
-        let storage = Storage { client, retrier: options.retrier.clone() };
+        let chunk_bytes = chunk_bytes(parallelism);
+        let jobs = jobs(files, chunk_bytes);
+        let pool = Arc::new(Pool { capacity: chunk_bytes as usize, free: Mutex::default() });
+        let storage = Storage { client, retrier: options.retrier.clone(), pool };
         let task = rt.spawn(download(Arc::new(storage), jobs, parallelism, sender));
         let progress = options.progress.clone();
         Fetcher { chunks, _task: Owned(task), progress, files: sizes, failure: None }
@@ -95,7 +96,7 @@ impl Fetcher {
     /// A reader of the next file; the one before must have been read to its end.
     pub(super) fn next_file(&mut self) -> FileReader<'_> {
         let remaining = self.files.pop_front().unwrap_or(0);
-        FileReader { fetcher: self, chunk: Bytes::new(), remaining }
+        FileReader { fetcher: self, chunk: None, remaining }
     }
 
     /// The download error behind a reader's I/O error, if there was one.
@@ -104,17 +105,52 @@ impl Fetcher {
     }
 }
 
-/// A client and how its failures are repeated.
+/// Buffers that are used again: fresh ones for each chunk would leave the heap
+/// in pieces and the process larger than what it holds.
+struct Pool {
+    capacity: usize,
+    free: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Pool {
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn chunk(self: &Arc<Self>) -> Chunk {
+        let used = self.free().pop();
+        let data = used.unwrap_or_else(|| Vec::with_capacity(self.capacity));
+        Chunk { data, read: 0, pool: self.clone() }
+    }
+}
+
+/// Part of a file; `data[read..]` is still to be delivered.
+struct Chunk {
+    data: Vec<u8>,
+    read: usize,
+    pool: Arc<Pool>,
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let mut data = std::mem::take(&mut self.data);
+        data.clear();
+        self.pool.free().push(data);
+    }
+}
+
+/// A client, how its failures are repeated, and where its bytes go.
 struct Storage {
     client: Arc<dyn ReplicaClient>,
     retrier: Retrier,
+    pool: Arc<Pool>,
 }
 
 async fn download(
     storage: Arc<Storage>,
     jobs: impl Iterator<Item = Job> + Send,
     parallelism: usize,
-    sender: mpsc::Sender<Result<Bytes>>,
+    sender: mpsc::Sender<Result<Chunk>>,
 ) {
     let gate = Arc::new(Semaphore::new(parallelism));
     let tasks = jobs.map(|job| {
@@ -139,22 +175,39 @@ async fn download(
 }
 
 impl Storage {
-    async fn fetch(&self, job: &Job) -> Result<Bytes> {
-        let read = || self.client.read(&job.id, job.offset, Some(job.len));
-        let bytes = self.retrier.repeat(read).await?;
-        if bytes.len() as u64 == job.len {
-            return Ok(bytes);
+    /// Downloads one chunk; after a failure it goes on where it was.
+    async fn fetch(&self, job: &Job) -> Result<Chunk> {
+        let chunk = tokio::sync::Mutex::new(self.pool.chunk());
+        self.retrier.repeat(|| self.fill(&chunk, job)).await?;
+        let chunk = chunk.into_inner();
+        if chunk.data.len() as u64 == job.len {
+            return Ok(chunk);
         }
-        let end = job.offset + bytes.len() as u64;
+        let end = job.offset + chunk.data.len() as u64;
         let text = format!("{} ends after {end} bytes, shorter than listed", job.id);
         Err(Error::new(ErrorKind::Corrupt, text))
+    }
+
+    async fn fill(&self, chunk: &tokio::sync::Mutex<Chunk>, job: &Job) -> Result<()> {
+        let data = &mut chunk.lock().await.data;
+        let have = data.len() as u64;
+        let rest = Some(job.len - have);
+        let mut pieces = self.client.read_stream(&job.id, job.offset + have, rest).await?;
+        while let Some(piece) = pieces.try_next().await? {
+            if data.len() as u64 + piece.len() as u64 > job.len {
+                let text = format!("{} brought more bytes than asked for", job.id);
+                return Err(Error::new(ErrorKind::Corrupt, text));
+            }
+            data.extend_from_slice(&piece);
+        }
+        Ok(())
     }
 }
 
 /// One file of a [`Fetcher`], up to its listed size.
 pub(super) struct FileReader<'a> {
     fetcher: &'a mut Fetcher,
-    chunk: Bytes,
+    chunk: Option<Chunk>,
     remaining: u64,
 }
 
@@ -164,12 +217,13 @@ impl FileReader<'_> {
         self.remaining == 0
     }
 
-    fn next_chunk(&mut self) -> io::Result<()> {
+    fn next_chunk(&mut self) -> io::Result<&mut Chunk> {
+        // Back to the pool before the next one is waited for.
+        self.chunk = None;
         match self.fetcher.chunks.blocking_recv() {
             Some(Ok(chunk)) => {
-                self.fetcher.progress.advance(chunk.len() as u64);
-                self.chunk = chunk;
-                Ok(())
+                self.fetcher.progress.advance(chunk.data.len() as u64);
+                Ok(self.chunk.insert(chunk))
             }
             Some(Err(e)) => {
                 let text = e.to_string();
@@ -186,11 +240,13 @@ impl io::Read for FileReader<'_> {
         if self.remaining == 0 || buf.is_empty() {
             return Ok(0);
         }
-        if self.chunk.is_empty() {
-            self.next_chunk()?;
-        }
-        let n = buf.len().min(self.chunk.len());
-        self.chunk.copy_to_slice(&mut buf[..n]);
+        let chunk = match &mut self.chunk {
+            Some(chunk) if chunk.read < chunk.data.len() => chunk,
+            _ => self.next_chunk()?,
+        };
+        let n = buf.len().min(chunk.data.len() - chunk.read);
+        buf[..n].copy_from_slice(&chunk.data[chunk.read..chunk.read + n]);
+        chunk.read += n;
         self.remaining -= n as u64;
         Ok(n)
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use litestream::ltx::Txid;
 use litestream::replica_client::{
     Body, ByteStream, FileId, FileInfo, ReplicaClient, ReplicaOptions, WriteMode, open,
@@ -79,6 +80,11 @@ impl ReplicaClient for Scripted {
     }
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {
+        let pieces: Vec<Bytes> = self.read_stream(id, offset, len).await?.try_collect().await?;
+        Ok(pieces.concat().into())
+    }
+
+    async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {
         let n = self.reads.fetch_add(1, Ordering::SeqCst);
         let refused = (self.script.lock().unwrap())(id, n);
         if let Some(kind) = refused {
@@ -87,13 +93,9 @@ impl ReplicaClient for Scripted {
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.running_max.fetch_max(running, Ordering::SeqCst);
         tokio::time::sleep(self.delay).await;
-        let result = self.inner.read(id, offset, len).await;
+        let result = self.inner.read_stream(id, offset, len).await;
         self.running.fetch_sub(1, Ordering::SeqCst);
         result
-    }
-
-    async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {
-        self.inner.read_stream(id, offset, len).await
     }
 
     async fn write(
