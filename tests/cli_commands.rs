@@ -88,8 +88,7 @@ fn status_reads_what_lies_beside_the_databases() {
     fs::create_dir_all(at(".go.db-litestream/ltx/0")).unwrap();
     let l0 = ".go.db-litestream/ltx/0/0000000000000002-000000000000000a.ltx";
     fs::write(at(l0), b"").unwrap();
-    let object =
-        "{\"role\":\"primary\",\"spooled_txid\":\"0000000000000007\",\"requests\":{\"put\":3}}";
+    let object = "{\"role\":\"primary\",\"spooled_txid\":\"0000000000000007\",\"pid\":4294967295,\"requests\":{\"put\":3}}";
     fs::write(at(".app.db-litestream/vfs/status.json"), object).unwrap();
     fs::write(at("app.db"), b"").unwrap();
     fs::write(at("app.db-wal"), vec![0; 37_112]).unwrap();
@@ -110,6 +109,7 @@ fn status_reads_what_lies_beside_the_databases() {
 
     let (code, stdout, _) = run(&["status", at("app.db").to_str().unwrap()]);
     assert_eq!(code, 0);
+    assert!(stdout.contains("app.db (written by a process that has ended):\n"), "{stdout}");
     assert!(stdout.contains("  role:         primary\n"), "{stdout}");
     for (name, word) in [("plain.db", "not initialized"), ("absent.db", "no database")] {
         let (code, stdout, _) = run(&["status", at(name).to_str().unwrap()]);

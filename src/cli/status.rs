@@ -19,13 +19,16 @@ use crate::ltx::parse_file_name;
 use crate::os;
 use crate::os::replace::with_suffix;
 
+/// The TXID that stands for none.
+const NONE_TEXT: &str = "0000000000000000";
 const META_PREFIX: &str = ".";
 const META_SUFFIX: &str = "-litestream";
 const STATUS_FILE: &str = "vfs/status.json";
 const LOCAL_L0: &str = "ltx/0";
 /// Fields of the status object that tell the newest local transaction.
-const LOCAL_TXID_FIELDS: [&str; 3] = ["local_txid", "spooled_txid", "captured_txid"];
-const STATUS_FIELDS: [&str; 2] = ["status", "state"];
+const LOCAL_TXID_FIELDS: [&str; 2] = ["spooled_txid", "replicated_txid"];
+const STATE_FIELD: &str = "state";
+const PID_FIELD: &str = "pid";
 
 #[derive(Debug, Parser)]
 #[command(name = "status", args_override_self = true, disable_help_flag = true)]
@@ -116,8 +119,9 @@ impl Report {
         let wal = std::fs::metadata(with_suffix(&self.database, "-wal")).map_or(0, |m| m.len());
         self.wal_size = human_size(wal);
         let from_daemon = newest_local(&meta.join(LOCAL_L0))?;
-        let local = self.field(&LOCAL_TXID_FIELDS).or(from_daemon);
-        self.status = match (self.field(&STATUS_FIELDS), &self.detail, &local) {
+        let spooled = LOCAL_TXID_FIELDS.iter().filter_map(|name| self.field(name));
+        let local = spooled.max().filter(|txid| *txid != NONE_TEXT).or(from_daemon);
+        self.status = match (self.field(STATE_FIELD), &self.detail, &local) {
             (Some(word), ..) => word,
             (None, None, None) => "not initialized".to_owned(),
             _ => "ok".to_owned(),
@@ -126,10 +130,17 @@ impl Report {
         Ok(())
     }
 
-    /// The first of `names` that is a string.
-    fn field(&self, names: &[&str]) -> Option<String> {
-        let detail = self.detail.as_ref()?;
-        names.iter().find_map(|name| Some(detail.get(*name)?.as_str()?.to_owned()))
+    /// The field `name`, if it is a string.
+    fn field(&self, name: &str) -> Option<String> {
+        Some(self.detail.as_ref()?.get(name)?.as_str()?.to_owned())
+    }
+
+    /// Whether the process that wrote the status object still lives; none where
+    /// that cannot be told.
+    fn is_running(&self) -> Option<bool> {
+        let pid = self.detail.as_ref()?.get(PID_FIELD)?.as_u64()?;
+        let processes = Path::new("/proc");
+        processes.join("self").exists().then(|| processes.join(pid.to_string()).exists())
     }
 
     fn json(&self) -> Value {
@@ -138,6 +149,7 @@ impl Report {
             "status": self.status,
             "local_txid": self.local_txid,
             "wal_size": self.wal_size,
+            "running": self.is_running(),
             "vfs": self.detail,
         });
         if let Some(error) = &self.error {
@@ -181,7 +193,12 @@ fn text(reports: &[Report]) -> String {
             out.push_str(&format!("\n{}: {error}\n", report.database.display()));
         }
         if let Some(detail) = &report.detail {
-            out.push_str(&format!("\n{}:\n{}", report.database.display(), details(detail)));
+            let ended = match report.is_running() {
+                Some(false) => " (written by a process that has ended)",
+                _ => "",
+            };
+            let database = report.database.display();
+            out.push_str(&format!("\n{database}{ended}:\n{}", details(detail)));
         }
     }
     out
