@@ -57,16 +57,16 @@ pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
         abandon(db)?;
         return Err(e);
     }
+    db.counters.snapshot(reason);
+    if reason.is_repair() {
+        lock(&db.pace).done(std::time::Instant::now());
+    }
     acknowledge(db, header, None).await?;
     if let Some(capture) = db.capture().as_mut() {
         capture.snapshot_done()?;
     }
     shipped::forget_attempts(&db.vfs_dir())?;
     lock(&db.ship).snapshot_since_ms = 0;
-    db.counters.snapshot(reason);
-    if reason.is_repair() {
-        lock(&db.pace).done(std::time::Instant::now());
-    }
     db.log(
         Level::Info,
         &format!(
