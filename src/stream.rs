@@ -18,7 +18,9 @@ const CHUNKS_MAX: usize = 8;
 /// The writing half.
 pub struct ChunkWriter {
     chunk: BytesMut,
-    out: mpsc::Sender<Result<Bytes>>,
+    /// `None` says that the writer came to its end; a channel that closes
+    /// without it is an error, never a short file.
+    out: mpsc::Sender<Option<Result<Bytes>>>,
 }
 
 impl ChunkWriter {
@@ -32,13 +34,20 @@ impl ChunkWriter {
             let mut writer = ChunkWriter { chunk: BytesMut::with_capacity(CHUNK_BYTES), out };
             let done = produce(&mut writer)
                 .and_then(|()| writer.flush().map_err(|e| upload_ended().with_source(e)));
-            if let Err(e) = done {
-                // A reader that is gone needs no error.
-                let _ = writer.out.blocking_send(Err(e));
-            }
+            // A reader that is gone needs neither end nor error.
+            let _ = writer.out.blocking_send(match done {
+                Ok(()) => None,
+                Err(e) => Some(Err(e)),
+            });
         });
-        let chunks = futures_util::stream::unfold(incoming, |mut incoming| async move {
-            incoming.recv().await.map(|chunk| (chunk, incoming))
+        let chunks = futures_util::stream::unfold(Some(incoming), |incoming| async move {
+            let mut incoming = incoming?;
+            match incoming.recv().await {
+                Some(Some(Ok(chunk))) => Some((Ok(chunk), Some(incoming))),
+                Some(Some(Err(e))) => Some((Err(e), None)),
+                Some(None) => None,
+                None => Some((Err(upload_ended()), None)),
+            }
         });
         // An upload in parts asks again after the end, for the next part.
         Box::pin(chunks.fuse())
@@ -46,7 +55,7 @@ impl ChunkWriter {
 }
 
 fn upload_ended() -> Error {
-    Error::new(ErrorKind::Transient, "the upload ended early")
+    Error::new(ErrorKind::Transient, "the file was cut short while it was written; trying again")
 }
 
 impl Write for ChunkWriter {
@@ -66,7 +75,48 @@ impl Write for ChunkWriter {
         }
         let full = std::mem::replace(&mut self.chunk, BytesMut::with_capacity(CHUNK_BYTES));
         self.out
-            .blocking_send(Ok(full.freeze()))
+            .blocking_send(Some(Ok(full.freeze())))
             .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the upload ended early"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::TryStreamExt;
+
+    fn collect(
+        produce: impl FnOnce(&mut ChunkWriter) -> Result<()> + Send + 'static,
+    ) -> Result<usize> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+        runtime.unwrap().block_on(async {
+            let chunks: Vec<Bytes> = ChunkWriter::stream(produce).try_collect().await?;
+            Ok(chunks.iter().map(Bytes::len).sum())
+        })
+    }
+
+    fn write(out: &mut ChunkWriter, len: usize) -> Result<()> {
+        out.write_all(&vec![1; len]).map_err(|e| upload_ended().with_source(e))
+    }
+
+    #[test]
+    fn everything_written_comes_out() {
+        let len = CHUNK_BYTES * CHUNKS_MAX * 3 + 1;
+        assert_eq!(collect(move |out| write(out, len)).unwrap(), len);
+        assert_eq!(collect(|_| Ok(())).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_error_or_a_panic_is_never_a_short_file() {
+        let failed = collect(|out| {
+            write(out, CHUNK_BYTES)?;
+            Err(Error::new(ErrorKind::Corrupt, "bad page"))
+        });
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Corrupt);
+        let panicked = collect(|out| {
+            write(out, CHUNK_BYTES)?;
+            std::panic::resume_unwind(Box::new("cut"));
+        });
+        assert_eq!(panicked.unwrap_err().kind(), ErrorKind::Transient);
     }
 }
