@@ -157,9 +157,14 @@ impl Db {
     pub fn before_wal_delete(&self) {
         self.capture_now("the WAL is deleted");
         self.mark_clean();
-        if let Some(capture) = self.capture().as_mut() {
+        let mut guard = self.capture();
+        if let Some(capture) = guard.as_mut() {
             capture.release_wal();
         }
+        // With the WAL its end is gone: measured against a snapshot of the closed
+        // database it would look like frames that were never captured.
+        self.note.store(0, Ordering::Release);
+        self.captured.store(0, Ordering::Release);
     }
 
     /// Everything is captured and the database file is as the checkpoint left
