@@ -11,7 +11,7 @@ help:
 	@echo "make demo         replicate, kill and restore a real program"
 	@echo "make test         everything CI runs"
 	@echo "make lint         formatting, clippy, licences and banned crates"
-	@echo "make bench        commit cost and idle cost beside the host VFS alone"
+	@echo "make bench        commit, idle and restore cost beside the alternatives"
 	@echo "make kill-loop N=200   kill -9 a writer N times, restore and compare"
 
 # Two builds: features of the command line must not reach the extension, which has
@@ -40,6 +40,7 @@ bench: build
 	tests/setup bench
 	/usr/bin/python3 benches/commit.py
 	/usr/bin/python3 benches/idle.py
+	/usr/bin/python3 benches/restore.py
 
 kill-loop: build
 	tests/setup hosts

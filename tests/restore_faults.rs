@@ -255,16 +255,25 @@ fn an_unbelievable_size_costs_no_memory() {
     assert!(matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Full), "{e}");
 }
 
-#[test]
-fn r_38_r_43_dropped_connections_and_refusals_are_repeated() {
+/// Restores through faults of twenty seeds.
+fn restores_despite(plan: FaultPlan) {
     let (replica, newest) = chain();
     for seed in 0..20 {
-        let plan = FaultPlan { refuse: 0.2, truncated_read: 0.3, ..FaultPlan::default() };
         let (clock, random) = (ManualClock::new(0), SeededRandom::new(seed));
-        let faulty =
-            FaultClient::new(open_url(&replica.url()), plan, Arc::new(clock), Arc::new(random));
+        let inner = open_url(&replica.url());
+        let faulty = FaultClient::new(inner, plan, Arc::new(clock), Arc::new(random));
         assert_eq!(restored(Arc::new(faulty)).unwrap(), newest, "seed {seed}");
     }
+}
+
+#[test]
+fn r_38_downloads_that_break_off_go_on() {
+    restores_despite(FaultPlan { truncated_read: 0.4, ..FaultPlan::default() });
+}
+
+#[test]
+fn r_43_refused_requests_are_repeated() {
+    restores_despite(FaultPlan { refuse: 0.25, ..FaultPlan::default() });
 }
 
 #[test]
