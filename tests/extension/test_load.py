@@ -1,6 +1,7 @@
 """Loading: entry points, exports, second copies, threads and descriptors."""
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -136,6 +137,28 @@ class Leaks(host.Case):
         while threads() > before[0] and time.time() < deadline:
             time.sleep(0.05)
         self.assertEqual((threads(), descriptors()), before)
+
+
+class Forks(host.Case):
+    def test_a_child_may_close_what_it_inherited(self):
+        db = self.connect(host.uri(self.path("a.db"), self.path("r"), sync_interval="10ms"))
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("CREATE TABLE t(a)")
+        db.execute("SELECT litestream_sync(10000)")
+        pid = os.fork()
+        if pid == 0:
+            start = time.time()
+            db.close()
+            mine = host.connect(host.uri(self.path("a.db"), self.path("r")))
+            mine.execute("INSERT INTO t VALUES ('child')")
+            mine.close()
+            os._exit(0 if time.time() - start < 4 else 1)
+        self.assertEqual(os.waitpid(pid, 0)[1], 0)
+        db.execute("INSERT INTO t VALUES ('parent')")
+        db.execute("SELECT litestream_sync(10000)")
+        self.assertEqual(db.execute("SELECT count(*) FROM t").fetchone(), (2,))
+        status = json.loads(db.execute("SELECT litestream_status()").fetchone()[0])
+        self.assertEqual((status["state"], status["lag_seconds"]), ("ok", 0))
 
 
 if __name__ == "__main__":
