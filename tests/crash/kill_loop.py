@@ -74,7 +74,8 @@ class Database:
         settings = {**self.settings, "seed": seed, "seconds": seconds}
         env = paths.environment(
             PYTHONPATH=f"{ROOT}/tests:{ROOT}/tests/crash", PYTHONDONTWRITEBYTECODE="1",
-            LAB_EXTENSION=paths.EXTENSION,
+            LAB_EXTENSION=paths.EXTENSION, LITESTREAM_LOG_FILE=self.dir / "log",
+            LITESTREAM_LOG_LEVEL="debug",
         )
         return subprocess.Popen(
             [paths.PYTHON, ROOT / "tests/crash/writer.py", json.dumps(settings)], env=env,
