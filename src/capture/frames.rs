@@ -41,6 +41,19 @@ pub struct FrameHeader {
     pub checksum: [u32; 2],
 }
 
+impl FrameHeader {
+    /// Whether a frame that the wal-index has published is one of the generation `salts`.
+    ///
+    /// SQLite (3.40.1 does, 3.53.2 does not) can commit frames whose salts and checksum it
+    /// zeroed when they were spilled: a transaction that spills, rewrites a spilled page and
+    /// then rolls back to a savepoint forgets to fill them in. Its readers never look at
+    /// them, so they are the committed state; a recovery would end before them.
+    pub fn belongs_to(&self, salts: Salts) -> bool {
+        let unfilled = self.salts == [0, 0] && self.checksum == [0, 0];
+        self.pgno != 0 && (self.salts == salts || unfilled)
+    }
+}
+
 fn be(b: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(b[at..at + 4].try_into().unwrap_or_default())
 }
@@ -148,8 +161,8 @@ pub struct Chunk {
     pub checksum: [u32; 2],
 }
 
-/// Folds whole frames of one generation; `commit` is the database size before
-/// them. `None` when a frame has other salts or no page number.
+/// Folds whole published frames of one generation; `commit` is the database size
+/// before them. `None` when a frame is of another generation or has no page number.
 pub fn scan(buf: &[u8], page_size: u32, salts: Salts, commit: Pgno) -> Option<Chunk> {
     let frame_len = FRAME_HEADER_SIZE + page_size as usize;
     let mut newest: PgnoMap<usize> = PgnoMap::default();
@@ -164,7 +177,7 @@ pub fn scan(buf: &[u8], page_size: u32, salts: Salts, commit: Pgno) -> Option<Ch
     };
     for (i, frame) in buf.chunks_exact(frame_len).enumerate() {
         let h = parse_frame_header(frame);
-        if h.salts != salts || h.pgno == 0 {
+        if !h.belongs_to(salts) {
             return None;
         }
         newest.insert(h.pgno, i * frame_len + FRAME_HEADER_SIZE);
@@ -221,6 +234,16 @@ mod tests {
         let (c, pages) = run(&[(9, 9, 1), (1, 4, 2), (5, 5, 3)], 8).unwrap();
         assert_eq!(pages, [(1, 2), (5, 3)]);
         assert_eq!((c.commit, c.min_commit, c.shrank), (5, 4, true));
+    }
+
+    #[test]
+    fn frames_that_sqlite_left_unfilled_are_pages_like_others() {
+        let mut unfilled = frame(3, 3, 9);
+        unfilled[8..24].fill(0);
+        let chunk = scan(&unfilled, 512, [7, 8], 1).unwrap();
+        assert_eq!((chunk.pages.len(), chunk.commit, chunk.checksum), (1, 3, [0, 0]));
+        unfilled[20] = 1;
+        assert!(scan(&unfilled, 512, [7, 8], 1).is_none());
     }
 
     #[test]

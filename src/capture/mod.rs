@@ -260,7 +260,7 @@ impl Capture {
         }
         let Some(wal) = &self.wal else { return Ok(false) };
         let found = frames::read_frame_header(wal, self.position.page_size, at.frame)?;
-        Ok(found.is_some_and(|f| f.salts == at.salts && f.checksum == at.checksum))
+        Ok(found.is_some_and(|f| f.belongs_to(at.salts) && f.checksum == at.checksum))
     }
 
     fn capture_frames(&mut self, to: u32, salts: Salts) -> std::result::Result<(), Stop> {
@@ -447,7 +447,7 @@ impl Capture {
         let checksum = match (&self.wal, header.mx_frame, &on_disk) {
             (Some(wal), frame, Some(_)) if frame > 0 => {
                 frames::read_frame_header(wal, header.page_size, frame)?
-                    .filter(|f| f.salts == header.salts)
+                    .filter(|f| f.belongs_to(header.salts))
                     .ok_or_else(|| {
                         Error::new(ErrorKind::Transient, "the WAL changed while a snapshot began")
                     })?

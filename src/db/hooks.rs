@@ -302,7 +302,10 @@ impl Db {
                 Ok((guard, _)) => guard,
                 Err(poisoned) => poisoned.into_inner().0,
             };
-            let room = ship.history == History::Agreed && ship.pending.is_empty();
+            // After a failure the shipper's pause decides when to try again.
+            let room = ship.history == History::Agreed
+                && ship.pending.is_empty()
+                && ship.last_error.is_none();
             drop(ship);
             if room {
                 self.capture_and_seal()?;
