@@ -6,6 +6,7 @@
 
 pub(crate) mod abi;
 pub(crate) mod api;
+mod forward;
 mod functions;
 pub(crate) mod guard;
 pub(crate) mod host_file;
