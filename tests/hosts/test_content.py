@@ -57,6 +57,30 @@ class Content(HostCase):
         """)
         self.oracle()
 
+    def test_frames_that_sqlite_published_without_salts(self):
+        """SQLite 3.40.1 leaves salts of committed frames zero after such a rollback."""
+        said = self.host("""
+            db = connect(PATH, wal=False, **PARAMS)
+            db.execute("PRAGMA page_size=1024")
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA cache_size=20")
+            db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+            sync(db)
+            db.execute("BEGIN")
+            db.executemany("INSERT INTO t(v) VALUES(?)", [(os.urandom(900),)] * 100)
+            db.execute("SAVEPOINT inner")
+            db.executemany("INSERT INTO t(v) VALUES(?)", [(os.urandom(900),)] * 200)
+            db.execute("ROLLBACK TO inner")
+            db.execute("COMMIT")
+            sync(db)
+            db.execute("INSERT INTO t(v) VALUES('after')")
+            sync(db)
+            say(gaps=status(db)["gaps"])
+            db.close()
+        """)
+        self.assertEqual(said["gaps"], {})
+        self.oracle()
+
     def test_r_09_vacuum_and_incremental_vacuum_shrink_the_copy(self):
         said = self.host("""
             db = connect(PATH, wal=False, **PARAMS)
