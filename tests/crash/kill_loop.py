@@ -43,11 +43,9 @@ class Database:
         self.settings = {
             "path": str(self.path),
             "journal": str(self.journal),
-            # With spilled transactions and pages of 512 or 1024 bytes plain SQLite
-            # 3.40.1 itself loses commits to SIGKILL, so they would prove nothing here.
-            "page_size": rng.choice([4096, 4096, 8192, 65536]),
+            "page_size": rng.choice([512, 1024, 4096, 4096, 65536]),
             "auto_vacuum": rng.choice(["NONE", "FULL", "INCREMENTAL", "INCREMENTAL"]),
-            "locking_mode": "NORMAL",
+            "locking_mode": rng.choice(["NORMAL"] * 5 + ["EXCLUSIVE"]),
             "synchronous": rng.choice(["NORMAL", "NORMAL", "OFF", "FULL"]),
             "wal_autocheckpoint": rng.choice([10, 100, 1000, 1000]),
             "parameters": {
