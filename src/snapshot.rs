@@ -154,7 +154,8 @@ fn begin(db: &Arc<Db>) -> Result<Option<Begun>> {
     Ok(Some(Begun { pages, header, reason }))
 }
 
-fn in_wal_mode(db: &Db) -> Result<bool> {
+/// Whether the header of the database file says WAL.
+pub(crate) fn in_wal_mode(db: &Db) -> Result<bool> {
     let mut head = [0u8; 100];
     let got = db.host.open_unlocked()?.read_at(&mut head, 0)?;
     Ok(got == head.len() && head[18] == 2 && head[19] == 2)

@@ -208,8 +208,13 @@ impl Db {
     }
 
     /// A transaction in a rollback-journal mode was committed.
+    ///
+    /// Entering WAL mode is such a commit itself and needs no warning.
     pub fn rollback_commit(&self) {
-        self.note_journal_mode();
+        let known = lock(&self.ship).not_wal;
+        if !known && !crate::snapshot::in_wal_mode(self).unwrap_or(false) {
+            self.note_journal_mode();
+        }
     }
 
     /// The host closed one connection. When it was the last one this flushes
