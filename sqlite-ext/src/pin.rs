@@ -43,6 +43,20 @@ impl HostDatabase {
         Error::new(kind, format!("cannot {action} {path} (host VFS result {})", code.0))
     }
 
+    fn locked(&self, code: Code) -> Error {
+        if !code.is_busy() {
+            return self.error("lock", code);
+        }
+        let path = String::from_utf8_lossy(&self.path);
+        Error::new(
+            ErrorKind::Transient,
+            format!(
+                "{path} is held exclusively (locking_mode=EXCLUSIVE?): the snapshot that the \
+                 replica needs is taken when the application lets go or closes it"
+            ),
+        )
+    }
+
     fn unsupported(&self, why: &str) -> Error {
         let path = String::from_utf8_lossy(&self.path);
         Error::new(ErrorKind::Unsupported, format!("cannot read {path} beside its host: {why}"))
@@ -51,7 +65,7 @@ impl HostDatabase {
     /// Takes SHARED and maps the wal-index.
     fn open_shared(&self) -> Result<MappedFile> {
         let file = self.open()?;
-        retry(|| settle(file.lock(SQLITE_LOCK_SHARED))).map_err(|code| self.error("lock", code))?;
+        retry(|| settle(file.lock(SQLITE_LOCK_SHARED))).map_err(|code| self.locked(code))?;
         // Without this look the map would create a -shm file beside a database
         // that has none. With SHARED held none can go away: that takes EXCLUSIVE.
         let shm = [&self.path[..], b"-shm"].concat();
