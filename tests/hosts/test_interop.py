@@ -152,7 +152,7 @@ class Interop(HostCase):
             say(status=status(db), rows=scalar(db, "SELECT count(*) FROM t"))
             db.close()
         """, PATH=other)
-        self.assertEqual(said["status"]["state"], "conflict")
+        self.assertEqual(said["status"]["state"], "conflict", said["status"])
         self.assertEqual(said["rows"], 2)
         self.assertEqual(self.replica.names(), names)
         self.assertEqual(self.words(self.restored()), ["theirs"])
