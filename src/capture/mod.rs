@@ -11,6 +11,7 @@ pub mod position;
 pub mod recover;
 pub mod segment;
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 use crate::capture::frames::{FRAME_HEADER_SIZE, WAL_HEADER_SIZE};
@@ -214,13 +215,31 @@ impl Capture {
         if header.page_size != self.position.page_size {
             return Err(Stop::Gap(Gap::Replaced));
         }
-        if published.mx_frame < self.position.wal.frame || !self.position_frame_holds()? {
+        if !self.position_frame_holds()? {
             return Err(Stop::Gap(Gap::Rewind));
         }
-        if published.mx_frame > self.position.wal.frame {
-            self.capture_frames(published.mx_frame, header.salts)?;
+        match published.mx_frame.cmp(&self.position.wal.frame) {
+            Ordering::Greater => self.capture_frames(published.mx_frame, header.salts),
+            Ordering::Equal => Ok(()),
+            Ordering::Less if self.position_is_reached(&header, published.mx_frame)? => Ok(()),
+            Ordering::Less => Err(Stop::Gap(Gap::Rewind)),
         }
-        Ok(())
+    }
+
+    /// Whether the WAL is whole from `mx_frame` to the position behind it. Then
+    /// the position was moved by another process, or by a snapshot, since this
+    /// process noted the end; after a power loss the chain is broken before it.
+    fn position_is_reached(&self, header: &frames::Header, mx_frame: u32) -> Result<bool> {
+        let Some(wal) = &self.wal else { return Ok(false) };
+        let checksum = match mx_frame {
+            0 => Some(header.checksum),
+            _ => frames::read_frame_header(wal, header.page_size, mx_frame)?
+                .filter(|f| f.salts == header.salts)
+                .map(|f| f.checksum),
+        };
+        let Some(checksum) = checksum else { return Ok(false) };
+        let from = WalPosition { salts: header.salts, frame: mx_frame, checksum };
+        Ok(frames::find_end(wal, header, from)? >= self.position.wal.frame)
     }
 
     /// Follows a restart that was recorded before its header was written.
@@ -302,8 +321,8 @@ impl Capture {
         self.position.wal = at;
         self.position.commit = commit;
         self.position.segment.min_commit = min_commit;
-        self.write_position()?;
         self.partial = false;
+        self.write_position()?;
         self.rewrite_if_wanted()?;
         Ok(())
     }
@@ -531,21 +550,25 @@ impl Capture {
         }
         let seal = self.seal_facts(now_ms);
         let Some(mut segment) = self.segment.take() else { return Ok(None) };
-        if let Err(e) = segment.seal(seal) {
+        let (len, before) = (segment.len(), self.position.segment);
+        let done = segment.seal(seal).and_then(|()| {
+            self.position.segment = SegmentMark {
+                txid: before.txid.next(),
+                generation: 0,
+                len: 0,
+                start_frame: self.position.wal.frame,
+                restarted: false,
+                min_commit: self.position.commit,
+            };
+            self.write_position()
+        });
+        if let Err(e) = done {
+            // A TXID that is not recorded as given would be given again.
+            segment.unseal(len);
             self.segment = Some(segment);
+            self.position.segment = before;
             return Err(e);
         }
-        let mark = &mut self.position.segment;
-        let sealed = mark.txid;
-        *mark = SegmentMark {
-            txid: sealed.next(),
-            generation: 0,
-            len: 0,
-            start_frame: self.position.wal.frame,
-            restarted: false,
-            min_commit: self.position.commit,
-        };
-        self.write_position()?;
         Ok(Some(segment))
     }
 
@@ -611,7 +634,10 @@ impl Capture {
     }
 
     fn write_position(&mut self) -> Result<()> {
-        self.position.segment.len = self.open_bytes();
+        // Pages beyond the position are overwritten after a crash, not sealed.
+        if !self.partial {
+            self.position.segment.len = self.open_bytes();
+        }
         match &self.file {
             Some(file) => file.write_all_at(&self.position.encode(), 0),
             None => Err(Error::new(

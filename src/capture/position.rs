@@ -23,7 +23,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Salts;
-use crate::ltx::{Pgno, Txid, checksum::crc64};
+use crate::ltx::{Pgno, Txid, checksum::crc64, is_valid_page_size};
 
 /// Length of the record in bytes.
 pub const POSITION_LEN: usize = 160;
@@ -183,9 +183,13 @@ impl Position {
             return Err(corrupt("checksum mismatch"));
         }
         let flags = u32_at(12);
+        let page_size = u32_at(16);
+        if flags & FOLLOWING != 0 && !is_valid_page_size(page_size) {
+            return Err(corrupt("impossible page size"));
+        }
         Ok(Position {
             following: flags & FOLLOWING != 0,
-            page_size: u32_at(16),
+            page_size,
             commit: u32_at(20),
             wal: WalPosition {
                 salts: [u32_at(24), u32_at(28)],
@@ -262,5 +266,11 @@ mod tests {
         let mut b = sample().encode();
         b[8] = 2;
         assert_eq!(Position::decode(&b).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn an_impossible_page_size_is_refused() {
+        let p = Position { page_size: 0, ..sample() };
+        assert_eq!(Position::decode(&p.encode()).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }

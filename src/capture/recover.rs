@@ -56,7 +56,6 @@ pub fn open(place: &Place) -> Result<Option<Recovered>> {
     let mut position = if trusted { found.unwrap_or_default() } else { Position::default() };
     position.replica = place.replica;
     position.identity = (place.database.dev, place.database.ino);
-    let same_replica = found.is_some_and(|p| p.replica == place.replica);
     let mut capture = Capture {
         dir: place.dir.clone(),
         wal_path: place.wal_path.clone(),
@@ -70,7 +69,7 @@ pub fn open(place: &Place) -> Result<Option<Recovered>> {
         partial: false,
     };
     let before = found.map_or(Txid(0), |p| p.segment.txid);
-    let sealed = capture.open_segments(before, trusted, same_replica, &mut notes)?;
+    let sealed = capture.open_segments(before, trusted, &mut notes)?;
     if trusted {
         capture.prove(place)?;
     } else {
@@ -117,7 +116,6 @@ impl Capture {
         &mut self,
         open_txid: Txid,
         trusted: bool,
-        same_replica: bool,
         notes: &mut Vec<String>,
     ) -> Result<Vec<Segment>> {
         let mut sealed: Vec<Segment> = Vec::new();
@@ -137,7 +135,7 @@ impl Capture {
                 }
                 continue;
             }
-            let waiting = same_replica && txid < open_txid && self.gap.is_none();
+            let waiting = trusted && txid < open_txid && self.gap.is_none();
             let contiguous = sealed.last().is_none_or(|s| s.txid().next() == txid);
             if !waiting || txid <= stored {
                 os::remove_file(&path)?;
@@ -260,6 +258,63 @@ mod tests {
         let kept: Vec<u64> = found.sealed.iter().map(|s| s.txid().0).collect();
         assert_eq!((kept, found.notes), (vec![5, 6], Vec::<String>::new()));
         assert!(!place.dir.join(segment::file_name(Txid(3), 0)).exists());
+    }
+
+    fn place(dir: &std::path::Path) -> Place {
+        let database = dir.join("db");
+        disk_file(&database);
+        let place = Place {
+            dir: dir.join("vfs"),
+            wal_path: dir.join("db-wal"),
+            database: os::stat(&database).unwrap().unwrap(),
+            replica: 1,
+            owner: None,
+        };
+        os::create_private_dir(&place.dir, None).unwrap();
+        place
+    }
+
+    fn record(place: &Place, position: &Position) {
+        let file = File::open_private(&place.dir.join(POSITION_FILE), None).unwrap();
+        file.write_all_at(&position.encode(), 0).unwrap();
+    }
+
+    /// What an earlier file of that name committed, but storage never got, would
+    /// have been laid over the state that the file was restored to.
+    #[test]
+    fn segments_of_a_replaced_database_are_not_shipped() {
+        let tmp = tempfile::tempdir().unwrap();
+        let place = place(tmp.path());
+        let identity = (place.database.dev, place.database.ino + 1);
+        let mut position = Position { replica: 1, identity, ..Position::default() };
+        position.segment.txid = Txid(6);
+        record(&place, &position);
+        sealed(&place.dir, 5);
+        let found = open(&place).unwrap().unwrap();
+        assert!(found.sealed.is_empty() && !found.trusted);
+        assert!(!place.dir.join(segment::file_name(Txid(5), 0)).exists());
+    }
+
+    /// The TXID of a seal that could not be recorded was skipped: a hole in the chain.
+    #[test]
+    fn a_seal_without_its_record_is_taken_back() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut capture = open(&place(tmp.path())).unwrap().unwrap().capture;
+        let mut s = Segment::create(&capture.dir, Txid(3), 0, 512, None).unwrap();
+        s.append([(1, [7u8; 512].as_slice())].into_iter()).unwrap();
+        capture.segment = Some(s);
+        capture.position.page_size = 512;
+        capture.position.commit = 1;
+        capture.position.segment.txid = Txid(3);
+        let file = capture.file.take();
+        assert!(capture.seal(1).is_err());
+        capture.file = file;
+        let segment = capture.seal(2).unwrap().unwrap();
+        assert_eq!((segment.txid(), capture.open_txid()), (Txid(3), Txid(4)));
+        let path = segment.path().to_owned();
+        drop(segment);
+        let again = Segment::open(path.parent().unwrap(), Txid(3), 0, None, None).unwrap();
+        assert_eq!(again.sealed().map(|s| s.timestamp_ms), Some(2));
     }
 
     fn disk_file(path: &std::path::Path) {

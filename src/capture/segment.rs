@@ -183,7 +183,9 @@ impl Segment {
 
     fn replay(&mut self, end: u64) -> Result<()> {
         let path = self.file.path().to_owned();
-        while self.len < end {
+        // A sealed segment ends with its seal, though the file may be longer: of
+        // a batch that a crash cut short, only the beginning was overwritten.
+        while self.len < end && self.seal.is_none() {
             let mut h = [0u8; BATCH_HEADER_LEN];
             self.file.read_exact_at(&mut h, self.len)?;
             let kind = u32::from_le_bytes(h[0..4].try_into().unwrap_or_default());
@@ -192,13 +194,16 @@ impl Segment {
             let body_crc = u64::from_le_bytes(h[16..24].try_into().unwrap_or_default());
             let crc = u64::from_le_bytes(h[24..32].try_into().unwrap_or_default());
             let expected = match kind {
-                KIND_PAGES if count <= BATCH_PAGES_MAX => count as u64 * (4 + self.page_len()),
-                KIND_SEAL => SEAL_LEN as u64,
-                KIND_SHRINK => 4,
-                _ => u64::MAX,
+                KIND_PAGES if count <= BATCH_PAGES_MAX => {
+                    Some(count as u64 * (4 + self.page_len()))
+                }
+                KIND_SEAL => Some(SEAL_LEN as u64),
+                KIND_SHRINK => Some(4),
+                _ => None,
             };
             let body_at = self.len + BATCH_HEADER_LEN as u64;
-            if crc64(&h[..24]) != crc || body_len != expected || body_at + body_len > end {
+            let fits = Some(body_len) == expected && body_at + body_len <= end;
+            if crc64(&h[..24]) != crc || !fits {
                 return Err(corrupt(&path, &format!("the batch at byte {} is torn", self.len)));
             }
             self.scratch.resize(body_len as usize, 0);
@@ -285,6 +290,12 @@ impl Segment {
         self.write_batch(KIND_SEAL, 0, &mut batch)?;
         self.seal = Some(seal);
         Ok(())
+    }
+
+    /// Takes the seal back, which began at byte `len`: its TXID was not recorded as given.
+    pub fn unseal(&mut self, len: u64) {
+        self.seal = None;
+        self.len = len;
     }
 
     fn write_batch(&mut self, kind: u32, count: u32, batch: &mut [u8]) -> Result<()> {
@@ -476,6 +487,37 @@ mod tests {
         let e = Segment::open(dir.path(), Txid(7), 0, Some(len), None).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Corrupt);
         assert!(e.to_string().contains("segment"), "{e}");
+    }
+
+    /// A batch that a crash cut short was longer than what replaced it.
+    #[test]
+    fn a_sealed_segment_ends_with_its_seal() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = Segment::create(dir.path(), Txid(7), 0, 512, None).unwrap();
+        append(&mut s, &[(3, 1)]);
+        s.seal(Seal { commit: 3, timestamp_ms: 5, wal_offset: 32, wal_size: 0, wal_salts: [1, 2] })
+            .unwrap();
+        let file = File::open_private(s.path(), None).unwrap();
+        file.write_all_at(&[7; 700], s.len()).unwrap();
+        drop(s);
+        let s = Segment::open(dir.path(), Txid(7), 0, None, None).unwrap();
+        assert_eq!((content(&s), s.sealed().is_some()), (vec![(3, 1)], true));
+    }
+
+    #[test]
+    fn an_unknown_batch_of_endless_length_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let s = Segment::create(dir.path(), Txid(7), 0, 512, None).unwrap();
+        let mut h = [0u8; BATCH_HEADER_LEN];
+        h[0] = 9;
+        h[8..16].fill(0xff);
+        let crc = crc64(&h[..24]);
+        h[24..].copy_from_slice(&crc.to_le_bytes());
+        let file = File::open_private(s.path(), None).unwrap();
+        file.write_all_at(&h, HEADER_LEN).unwrap();
+        drop(s);
+        let e = Segment::open(dir.path(), Txid(7), 0, None, None).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Corrupt);
     }
 
     #[test]
