@@ -422,10 +422,6 @@ impl Store {
     fn seal(&self, db: &Db) {
         if let Err(e) = db.capture_and_seal() {
             db.log(Level::Error, &e.to_string());
-            // Try again at the pace of sealing, for as long as there is something.
-            let mut worker = lock(&self.worker);
-            let again = Instant::now() + db.config.sync_interval.max(Duration::from_secs(1));
-            worker.due.entry(db.identity).or_insert(again);
         }
     }
 

@@ -249,9 +249,15 @@ impl MainFile {
         }
     }
 
-    pub(crate) fn after_lock(&self, level: i32, rc: i32) {
-        if rc == SQLITE_OK {
-            self.level.set(level);
+    pub(crate) fn after_lock(&self, level: i32, rc: i32, index: Option<WalIndex>) {
+        if rc != SQLITE_OK {
+            return;
+        }
+        self.level.set(level);
+        // The last close checkpoints and deletes the WAL without a call of
+        // `xShmLock`, and other processes may have written since this one did.
+        if level == SQLITE_LOCK_EXCLUSIVE && self.shared.is_wal() {
+            self.note(index);
         }
     }
 
@@ -342,7 +348,7 @@ impl MainFile {
         }
     }
 
-    /// Tells the end of the WAL; the caller holds the write lock.
+    /// Tells the end of the WAL; the caller keeps every writer out.
     #[inline]
     fn note(&self, index: Option<WalIndex>) {
         if let Some(header) = index.and_then(|i| i.header())
@@ -354,11 +360,12 @@ impl MainFile {
 
     #[cold]
     fn first_read(&self, index: Option<WalIndex>) {
+        let Some(db) = self.db() else { return };
+        let noted = db.noted();
         // Another connection may be publishing just now; then the next read tells.
-        let raw = index.and_then(|i| i.raw_header(|| fence(Ordering::SeqCst)));
-        if let (Some(raw), Some(db)) = (raw, self.db()) {
+        if let Some(raw) = index.and_then(|i| i.raw_header(|| fence(Ordering::SeqCst))) {
             self.started.set(true);
-            db.first_read(&decode(&raw));
+            db.first_read(noted, &decode(&raw));
         }
     }
 

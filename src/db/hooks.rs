@@ -32,17 +32,25 @@ impl Db {
         if self.note.load(Ordering::Relaxed) == note {
             return;
         }
-        self.note.store(note, Ordering::Release);
-        if !self.armed.load(Ordering::Relaxed) {
+        // In one order with the worker, which clears `armed` before it looks at
+        // the note: one of the two sees what the other one did.
+        self.note.store(note, Ordering::SeqCst);
+        if !self.armed.load(Ordering::SeqCst) {
             self.arm();
         }
     }
 
+    /// What [`Db::first_read`] wants to know from before the header was read.
+    pub fn noted(&self) -> u64 {
+        self.note.load(Ordering::SeqCst)
+    }
+
     #[cold]
     pub(crate) fn arm(&self) {
-        if self.armed.swap(true, Ordering::AcqRel) {
+        if self.armed.swap(true, Ordering::SeqCst) {
             return;
         }
+        self.counters.change();
         if self.armed_at_ms.load(Ordering::Relaxed) == 0 {
             self.armed_at_ms.store(self.clock.now_ms().max(1) as u64, Ordering::Release);
         }
@@ -51,14 +59,21 @@ impl Db {
         }
     }
 
-    /// The first read lock of a connection after its open was granted.
-    pub fn first_read(self: &Arc<Self>, header: &WalIndexHeader) {
-        if self.started.swap(true, Ordering::AcqRel) {
-            return;
+    /// The first read lock of a connection after its open was granted, and
+    /// `header` was read after the note was `noted`. A newer note stands.
+    pub fn first_read(self: &Arc<Self>, noted: u64, header: &WalIndexHeader) {
+        let first = !self.started.swap(true, Ordering::AcqRel);
+        if first {
+            self.begin_baseline();
         }
-        self.begin_baseline();
-        self.note_published(header);
-        self.kick();
+        let note = (u64::from(header.salts[0]) << 32) | u64::from(header.mx_frame);
+        let newer = self.note.compare_exchange(noted, note, Ordering::SeqCst, Ordering::SeqCst);
+        if newer.is_ok() && note != noted {
+            self.arm();
+        }
+        if first {
+            self.kick();
+        }
     }
 
     /// A checkpointer has its lock: soon the WAL may be restarted.
@@ -74,11 +89,12 @@ impl Db {
     /// False: it should be told BUSY. `holds_ckpt`: it is a checkpoint of mode
     /// RESTART or TRUNCATE, which is never refused.
     pub fn before_wal_restart(&self, holds_ckpt: bool) -> bool {
-        let aside = self.is_faulted() || self.counters.bystander.load(Ordering::Relaxed);
-        if aside || self.is_caught_up() {
+        if self.is_faulted() || self.is_caught_up() {
             return true;
         }
-        if holds_ckpt || self.uncaptured_frames() <= INLINE_FRAMES_MAX {
+        // A bystander never refuses, but captures when the other process is at rest.
+        let bystander = self.counters.bystander.load(Ordering::Relaxed);
+        if bystander || holds_ckpt || self.uncaptured_frames() <= INLINE_FRAMES_MAX {
             self.capture_now("the WAL is restarted");
             return true;
         }
@@ -118,6 +134,11 @@ impl Db {
             return;
         }
         let mut guard = self.capture();
+        if guard.is_none()
+            && let Err(e) = self.take_over(&mut guard)
+        {
+            self.set_error(e.to_string());
+        }
         let Some(capture) = guard.as_mut() else { return };
         if self.is_caught_up() {
             return;
@@ -180,6 +201,7 @@ impl Db {
         if let Err(e) = capture.set_clean(Some(mark)) {
             self.log(Level::Warn, &format!("the clean close is unrecorded: {e}"));
         }
+        self.rest_locked(capture);
     }
 
     /// A connection with a private wal-index committed into the WAL.
@@ -198,6 +220,7 @@ impl Db {
 
     /// A transaction in a rollback-journal mode is about to write the database.
     pub fn rollback_write(&self) {
+        self.counters.change();
         let mut guard = self.capture();
         if let Some(capture) = guard.as_mut()
             && capture.gap().is_none()
@@ -211,6 +234,7 @@ impl Db {
     ///
     /// Entering WAL mode is such a commit itself and needs no warning.
     pub fn rollback_commit(&self) {
+        self.counters.change();
         let known = lock(&self.ship).not_wal;
         if !known && !crate::snapshot::in_wal_mode(self).unwrap_or(false) {
             self.note_journal_mode();
@@ -274,10 +298,18 @@ impl Db {
         let deadline = Instant::now() + timeout;
         self.capture_and_seal()?;
         self.kick();
-        let mut target = None;
+        let (mut target, mut target_elsewhere) = (None, None);
         loop {
             if target.is_none() {
                 target = self.txid();
+            }
+            if let Some(elsewhere) = self.elsewhere()? {
+                if target_elsewhere.is_none() && elsewhere.captured {
+                    target_elsewhere = Some(elsewhere.target);
+                }
+                if elsewhere.safe || target_elsewhere.is_some_and(|t| elsewhere.acked >= t) {
+                    return Ok(elsewhere.acked);
+                }
             }
             let all = self.is_all_shipped();
             let ship = lock(&self.ship);
@@ -312,7 +344,8 @@ impl Db {
                 && ship.pending.is_empty()
                 && ship.last_error.is_none();
             drop(ship);
-            if room {
+            let bystander = lock(&self.capture).is_none();
+            if room || bystander {
                 self.capture_and_seal()?;
                 self.kick();
             }

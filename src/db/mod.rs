@@ -6,6 +6,7 @@
 //! go away.
 
 mod client;
+mod elsewhere;
 mod hooks;
 mod open;
 mod pin;
@@ -181,10 +182,19 @@ impl Db {
 
     /// Nothing is left to do: the lock and every descriptor are given up.
     pub(crate) fn rest(&self) {
-        if let Some(capture) = lock(&self.capture).as_mut()
-            && self.is_caught_up()
-            && !capture.has_open()
-        {
+        if let Some(capture) = lock(&self.capture).as_mut() {
+            self.rest_locked(capture);
+        }
+    }
+
+    /// While something is under way to storage the lock is kept: what it
+    /// becomes must be recorded by the process that sent it.
+    fn rest_locked(&self, capture: &mut Capture) {
+        let at_work = {
+            let ship = lock(&self.ship);
+            ship.running || !ship.pending.is_empty()
+        };
+        if !at_work && self.is_caught_up() && !capture.has_open() {
             capture.release();
         }
     }
@@ -208,7 +218,7 @@ impl Db {
     ///
     /// A gap is no error here: it makes the shipper take a snapshot.
     pub(crate) fn capture_locked(&self, capture: &mut Capture) -> Result<()> {
-        let note = self.note.load(Ordering::Acquire);
+        let note = self.note.load(Ordering::SeqCst);
         if matches!(lock(&self.ship).history, History::Conflict(_)) {
             // Nothing will be shipped: the WAL need not wait and the spool not grow.
             self.captured.store(note, Ordering::Release);
@@ -218,7 +228,7 @@ impl Db {
                 Ok(())
             };
         }
-        let hidden = self.hidden_wal.swap(false, Ordering::AcqRel);
+        let hidden = self.hidden_wal.swap(false, Ordering::SeqCst);
         let before = capture.gap();
         let published = Published { salt1: (note >> 32) as u32, mx_frame: note as u32 };
         let outcome = if hidden { capture.capture_hidden() } else { capture.capture_to(published) };
@@ -283,19 +293,23 @@ impl Db {
             return Ok(());
         }
         let mut guard = self.capture();
-        if guard.is_none() && !self.take_over(&mut guard)? {
-            // Another process captures, this one's commits as well; it is asked
-            // again whether it still does.
+        if guard.is_none() && !self.take_over(&mut guard).inspect_err(|_| self.try_again())? {
+            // Another process captures, this one's commits as well; it is watched
+            // for as long as something is not in storage.
+            let watch = self.look_elsewhere()?.is_none_or(|e| !e.safe);
             *lock(&self.last_seal) = Some(Instant::now());
-            self.armed.store(false, Ordering::Release);
-            if let Some(store) = self.store.upgrade() {
+            self.armed.store(false, Ordering::SeqCst);
+            if let Some(store) = self.store.upgrade()
+                && watch
+            {
                 store.schedule(self.identity, BYSTANDER_PAUSE.max(self.config.sync_interval));
             }
             return Ok(());
         }
         let Some(capture) = guard.as_mut() else { return Ok(()) };
-        self.armed.store(false, Ordering::Release);
-        self.counters.snapshot_pointless.store(false, Ordering::Release);
+        if self.armed.swap(false, Ordering::SeqCst) {
+            self.counters.change();
+        }
         if self.published().mx_frame > 0 {
             self.note_wal_mode();
         }
@@ -308,13 +322,29 @@ impl Db {
         let kick = self.needs_shipping(capture);
         if self.is_caught_up() {
             capture.rest();
+            if !kick {
+                self.rest_locked(capture);
+            }
         }
         drop(guard);
         self.signal_captured();
         if kick {
             self.kick();
         }
-        result.and(sealed)
+        let result = result.and(sealed);
+        if result.is_err() {
+            self.try_again();
+        }
+        result
+    }
+
+    /// A capture failed for want of room or the like: the worker comes back,
+    /// at the pace of sealing, for as long as it does.
+    fn try_again(&self) {
+        if let Some(store) = self.store.upgrade() {
+            let pause = self.config.sync_interval.clamp(RETRY_PAUSES.0, RETRY_PAUSES.1);
+            store.schedule(self.identity, pause);
+        }
     }
 
     fn seal_locked(&self, capture: &mut Capture, since_ms: u64) -> Result<()> {
@@ -387,5 +417,7 @@ impl Db {
 /// How often a process asks whether another one still captures, while it has
 /// commits that it has not seen captured.
 const BYSTANDER_PAUSE: Duration = Duration::from_secs(1);
+/// Pauses between attempts to capture after a failure, shortest and longest.
+const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// After a pause the first commit waits this long for company.
 const COALESCE: Duration = Duration::from_millis(50);

@@ -102,6 +102,11 @@ impl Db {
         let db = Arc::new(db);
         let mut guard = lock(&db.capture);
         db.take_over(&mut guard)?;
+        // A connection that is never used must not keep other processes from
+        // capturing theirs.
+        if let Some(capture) = guard.as_mut() {
+            capture.release();
+        }
         drop(guard);
         Ok(db)
     }
@@ -118,9 +123,19 @@ impl Db {
 
     /// Becomes the process that captures and ships, if no other one is.
     pub(crate) fn take_over(&self, slot: &mut Option<Capture>) -> Result<bool> {
+        let place = self.place()?;
+        if (place.database.dev, place.database.ino) != self.identity {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "{} was replaced while it was open: what is written through the old file is \
+                     not replicated; close and open it again",
+                    self.path.display()
+                ),
+            ));
+        }
         os::create_private_dir(&self.meta_dir, self.owner)?;
-        let Some(Recovered { capture, sealed, trusted, notes }) = recover::open(&self.place()?)?
-        else {
+        let Some(Recovered { capture, sealed, trusted, notes }) = recover::open(&place)? else {
             self.counters.bystander.store(true, Ordering::Relaxed);
             return Ok(false);
         };

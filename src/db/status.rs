@@ -21,7 +21,10 @@ pub(crate) struct Counters {
     files: AtomicU64,
     upload_errors: AtomicU64,
     snapshot_bytes: AtomicU64,
-    pub(crate) snapshot_pointless: AtomicBool,
+    /// Counts what may make a snapshot possible that was not before.
+    changes: AtomicU64,
+    /// One more than `changes` was when a snapshot was last found impossible.
+    pointless_at: AtomicU64,
     pub(crate) bystander: AtomicBool,
     last_status: Mutex<String>,
 }
@@ -31,6 +34,25 @@ fn index(gap: Gap) -> usize {
 }
 
 impl Counters {
+    /// The host did something.
+    pub(crate) fn change(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    /// A snapshot was found impossible by a look that began at `changes`.
+    pub(crate) fn pointless(&self, changes: u64) {
+        self.pointless_at.store(changes + 1, Ordering::SeqCst);
+    }
+
+    /// Nothing changed since a snapshot was last found impossible.
+    pub(crate) fn is_pointless(&self) -> bool {
+        self.pointless_at.load(Ordering::SeqCst) == self.changes() + 1
+    }
+
     pub(crate) fn gap(&self, gap: Gap) {
         self.gaps[index(gap)].fetch_add(1, Ordering::Relaxed);
     }

@@ -204,7 +204,7 @@ unsafe extern "C" fn main_lock(f: *mut sqlite3_file, level: c_int) -> c_int {
     let shim = unsafe { main_of(f) };
     hook((), || shim.hooks.before_lock(level));
     let rc = forward!(f, xLock, SQLITE_IOERR, level);
-    hook((), || shim.hooks.after_lock(level, rc));
+    hook((), || shim.hooks.after_lock(level, rc, shim.wal_index.get()));
     rc
 }
 
