@@ -252,21 +252,17 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
     let landed =
         stored.is_some_and(|(txid, header)| txid == pending && Some(header) == newest_attempt);
     let mut guard = db.capture();
-    let mut ship = lock(&db.ship);
-    ship.acked = ship.acked.max(acked);
-    let next = ship.acked.next();
-    // Files that storage has: a crash came between its answer and their removal.
-    let shipped = ship.pending.iter().take_while(|p| p.segment.txid() < next).count();
-    let mut dropped: Vec<_> = ship.pending.drain(..shipped).collect();
-    let whole = ship.pending.front().is_none_or(|p| p.segment.txid() == next);
-    if !whole {
-        dropped.extend(ship.pending.drain(..));
-    }
-    let after = Txid(ship.acked.0 + ship.pending.len() as u64);
-    ship.sealed_txid = after;
-    ship.history = History::Agreed;
-    ship.changed = true;
-    drop(ship);
+    let (acked, shipped, kept, whole) = {
+        let ship = lock(&db.ship);
+        let acked = ship.acked.max(acked);
+        // Files that storage has: a crash came between its answer and their removal.
+        let shipped = ship.pending.iter().take_while(|p| p.segment.txid() <= acked).count();
+        let kept = ship.pending.len() - shipped;
+        let whole = ship.pending.get(shipped).is_none_or(|p| p.segment.txid() == acked.next());
+        (acked, shipped, if whole { kept } else { 0 }, whole)
+    };
+    let after = Txid(acked.0.saturating_add(kept as u64));
+    // What can fail comes first: only then is anything sealed or shipped.
     if let Some(capture) = guard.as_mut() {
         if !whole {
             db.declare_gap(capture, Gap::SpoolDamaged)?;
@@ -277,6 +273,15 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
         }
         capture.rebase(after.next())?;
     }
+    let dropped: Vec<_> = {
+        let mut ship = lock(&db.ship);
+        ship.acked = acked;
+        ship.sealed_txid = after;
+        ship.history = History::Agreed;
+        ship.changed = true;
+        let count = if whole { shipped } else { ship.pending.len() };
+        ship.pending.drain(..count).collect()
+    };
     drop(guard);
     for p in dropped {
         crate::os::disk::remove_file(p.segment.path())?;

@@ -6,6 +6,7 @@
 //! without holes. The next file is encoded while the present one travels.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use crate::capture::segment::Segment;
 use crate::db::{Db, History, Pending, SEALED_MAX, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Level;
-use crate::ltx::{Encoder, HEADER_SIZE, Header, PageForm};
+use crate::ltx::{Encoder, HEADER_SIZE, Header, PageForm, Txid};
 use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode, holds};
 use crate::shipped::Shipped;
 use crate::stream::ChunkWriter;
@@ -84,9 +85,12 @@ async fn finish(db: &Arc<Db>) -> bool {
     write_status(db).await;
     db.client.release_idle();
     let ready = has_work(db);
+    let captures = lock(&db.capture).is_some();
     {
         let mut ship = lock(&db.ship);
-        if ready || !ship.pending.is_empty() || ship.history == History::Unknown {
+        // Storage is asked by the process that captures.
+        let asks = ship.history == History::Unknown && captures && !db.is_faulted();
+        if ready || !ship.pending.is_empty() || asks {
             return false;
         }
         ship.running = false;
@@ -143,7 +147,8 @@ async fn write_status(db: &Arc<Db>) {
 }
 
 async fn step(db: &Arc<Db>) -> Result<Step> {
-    if lock(&db.capture).is_none() {
+    // Whoever ships holds the lock: nobody else moves the position meanwhile.
+    if db.capture().is_none() {
         return Ok(Step::Idle);
     }
     if lock(&db.ship).history == History::Unknown {
@@ -154,16 +159,19 @@ async fn step(db: &Arc<Db>) -> Result<Step> {
     if lock(&db.ship).history != History::Agreed {
         return Ok(Step::Idle);
     }
+    // The gap first: while there is one nothing is sealed, so that no segment
+    // can come to have the TXID that the snapshot gets.
+    let gap = lock(&db.capture).as_ref().and_then(|c| c.gap());
     let front = lock(&db.ship).pending.front().map(Arc::clone);
     if let Some(front) = front {
         ship_segments(db, front).await?;
         seal_more(db).await;
         return Ok(Step::Progress);
     }
-    let gap = lock(&db.capture).as_ref().and_then(|c| c.gap());
     if let Some(gap) = gap {
         let pause = lock(&db.pace).wait(Instant::now());
-        if gap.is_repair() && !pause.is_zero() && !is_closing(db) {
+        let closing = db.closing.load(Ordering::Acquire);
+        if gap.is_repair() && !pause.is_zero() && !closing {
             return Ok(Step::Wait(pause));
         }
         return Ok(if snapshot::take(db).await? {
@@ -303,8 +311,10 @@ async fn write_segment(db: &Arc<Db>, ready: &Prepared) -> Result<()> {
 
 async fn stored_is_ours(db: &Arc<Db>, id: &FileId, ready: &Prepared) -> Result<bool> {
     match &ready.body {
-        Some(bytes) => holds(&*db.client.client, id, bytes).await,
-        None => stored_header_is(db, id, &ready.header.encode()).await,
+        Some(bytes) if holds(&*db.client.client, id, bytes).await? => Ok(true),
+        // Its pages may have been packed in another form, by other settings or
+        // by another version of this library.
+        _ => stored_header_is(db, id, &ready.header.encode()).await,
     }
 }
 
@@ -348,12 +358,20 @@ pub(crate) async fn acknowledge(
     header: Header,
     pending: Option<&Arc<Pending>>,
 ) -> Result<()> {
-    let record = Shipped::new(&header);
-    let dir = db.vfs_dir();
-    let owner = db.owner;
+    let for_record = Arc::clone(db);
     let segment = pending.map(|p| p.segment.path().to_owned());
     tokio::task::spawn_blocking(move || {
-        record.save(&dir, owner)?;
+        let db = for_record;
+        let guard = db.capture();
+        if guard.is_none() {
+            // Whoever has the lock now may have recorded more already.
+            return Err(Error::new(
+                ErrorKind::Transient,
+                format!("{} was closed or taken over before storage answered", db.path.display()),
+            ));
+        }
+        Shipped::new(&header).save(&db.vfs_dir(), db.owner)?;
+        drop(guard);
         match segment {
             Some(path) => crate::os::disk::remove_file(&path),
             None => Ok(()),
@@ -398,7 +416,7 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
                 History::Unknown => nothing && (!db.was_used() || !has_more(db)),
             }
         };
-        if done {
+        if done && !is_nobodys(db) {
             break;
         }
         db.kick();
@@ -419,11 +437,19 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
     db.write_status();
 }
 
+/// A bystander has commits that the process which captures does not know of.
+fn is_nobodys(db: &Db) -> bool {
+    let bystander = !db.is_faulted() && !db.is_caught_up() && lock(&db.capture).is_none();
+    bystander && matches!(db.elsewhere(), Ok(Some(e)) if !e.known)
+}
+
 fn has_more(db: &Db) -> bool {
     match db.capture.try_lock() {
-        Ok(guard) => guard
-            .as_ref()
-            .is_some_and(|c| c.has_open() || (c.gap().is_some() && !snapshot::is_pointless(db))),
+        Ok(guard) => guard.as_ref().is_some_and(|c| {
+            // A snapshot under way may yet be interrupted and have to be taken again.
+            let snapshot = c.position().snapshot_pending != Txid(0);
+            c.has_open() || snapshot || (c.gap().is_some() && !snapshot::is_pointless(db))
+        }),
         Err(_) => true,
     }
 }

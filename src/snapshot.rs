@@ -27,18 +27,21 @@ struct Begun {
 /// Nothing changed since a snapshot was last found impossible: an empty
 /// database, or one that is not in WAL mode.
 pub(crate) fn is_pointless(db: &Db) -> bool {
-    db.counters.snapshot_pointless.load(Ordering::Acquire)
+    db.counters.is_pointless()
 }
 
 /// Takes a snapshot and stores it under the next TXID. False: there is nothing
 /// to take one of.
 pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
+    let changes = db.counters.changes();
     let for_begin = Arc::clone(db);
-    let begun = tokio::task::spawn_blocking(move || begin(&for_begin)).await.map_err(|e| {
-        Error::new(ErrorKind::Internal, "beginning a snapshot failed").with_source(e)
-    })??;
+    let begun = tokio::task::spawn_blocking(move || begin(&for_begin))
+        .await
+        .map_err(|e| Error::new(ErrorKind::Internal, "beginning a snapshot failed").with_source(e))
+        .and_then(|begun| begun)
+        .inspect_err(|_| abandon(db))?;
     let Some(Begun { pages, header, reason }) = begun else {
-        db.counters.snapshot_pointless.store(true, Ordering::Release);
+        db.counters.pointless(changes);
         return Ok(false);
     };
     let id = FileId { level: 0, min: header.min_txid, max: header.max_txid };
@@ -53,15 +56,12 @@ pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => already_there(db, &id, &header).await,
         Err(e) => Err(e),
     };
-    if let Err(e) = stored {
-        abandon(db)?;
-        return Err(e);
-    }
+    stored.inspect_err(|_| abandon(db))?;
     db.counters.snapshot(reason);
     if reason.is_repair() {
         lock(&db.pace).done(std::time::Instant::now());
     }
-    acknowledge(db, header, None).await?;
+    acknowledge(db, header, None).await.inspect_err(|_| abandon(db))?;
     if let Some(capture) = db.capture().as_mut() {
         capture.snapshot_done()?;
     }
@@ -105,16 +105,20 @@ async fn already_there(db: &Arc<Db>, id: &FileId, header: &Header) -> Result<()>
     ))
 }
 
-/// A snapshot that storage may not have is taken again from the state then.
-fn abandon(db: &Arc<Db>) -> Result<()> {
-    match db.capture().as_mut() {
-        Some(capture) => capture.declare_gap(Gap::SnapshotInterrupted),
-        None => Ok(()),
+/// A snapshot that storage may not have, or that could not be recorded, is
+/// taken again from the state then.
+fn abandon(db: &Arc<Db>) {
+    let mut guard = db.capture();
+    let Some(capture) = guard.as_mut() else { return };
+    {
+        let mut ship = lock(&db.ship);
+        ship.sealed_txid = ship.acked;
     }
+    // The gap holds in memory even when its record cannot be written.
+    let _ = capture.declare_gap(Gap::SnapshotInterrupted);
 }
 
 fn begin(db: &Arc<Db>) -> Result<Option<Begun>> {
-    db.counters.snapshot_pointless.store(false, Ordering::Release);
     if disk::stat(&db.path)?.is_none_or(|s| s.size == 0) && db.published().mx_frame == 0 {
         return Ok(None);
     }

@@ -6,7 +6,7 @@ import unittest
 
 from base import HostCase, S3Case
 from lab import child
-from lab.replica import dump, restore
+from lab.replica import FileReplica, dump, restore
 
 COUNT = "SELECT count(*) FROM t"
 NOBODY = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "hunter2"}
@@ -39,6 +39,33 @@ class Processes(HostCase):
             db.close()
         """)
         self.assertEqual(self.rows(self.restored(), COUNT), [(1,)])
+
+    def test_a_database_that_lives_for_a_moment_is_stored(self):
+        self.host("""
+            import pathlib
+            for n in range(60):
+                base = pathlib.Path(PATH).with_name(f"brief-{n}")
+                db = connect(base, replica_url=f"file://{base}-replica")
+                time.sleep(n % 10 * 0.0007)
+                db.execute("CREATE TABLE t(v)")
+                db.close()
+        """)
+        stored = [n for n in range(60) if FileReplica(self.dir / f"brief-{n}-replica").last()]
+        self.assertEqual(stored, list(range(60)))
+
+    def test_a_snapshot_that_cannot_be_recorded_is_taken_again(self):
+        self.host("""
+            in_the_way = PATH + "-meta/vfs/shipped.tmp"
+            os.makedirs(in_the_way)
+            db = connect(PATH, **PARAMS, meta_path=PATH + "-meta")
+            db.execute("CREATE TABLE t(v)")
+            host_error(sync, db, 1500)
+            db.execute("INSERT INTO t VALUES(1)")
+            os.rmdir(in_the_way)
+            sync(db, 20000)
+            db.close()
+        """)
+        self.oracle()
 
     def test_r_64_exit_without_close_flushes_what_is_pending(self):
         self.host("""
