@@ -69,13 +69,20 @@ pub(crate) async fn run(db: Arc<Db>) {
         if is_closing(&db) {
             break;
         }
+        if failures > 0 {
+            // Not even somebody who waits makes failures come faster.
+            tokio::time::sleep(pause.min(BACKOFF.0)).await;
+        }
         let woken = tokio::time::timeout(pause, db.ship_notify.notified()).await.is_ok();
         if failures == 0 && !woken && finish(&db).await {
             return;
         }
     }
     db.client.release_idle();
-    lock(&db.ship).running = false;
+    {
+        let mut ship = lock(&db.ship);
+        (ship.running, ship.failing) = (false, false);
+    }
     db.ship_signal.notify_all();
 }
 
@@ -125,6 +132,7 @@ fn backoff(failures: u32, unit: f64) -> Duration {
 
 fn succeeded(db: &Db) {
     let mut ship = lock(&db.ship);
+    ship.failing = false;
     if !ship.not_wal {
         ship.last_error = None;
     }
@@ -137,6 +145,7 @@ fn failed(db: &Db, e: &Error, failures: u32) {
     if failures == 0 {
         db.log(Level::Warn, &format!("{e}; trying again"));
     }
+    lock(&db.ship).failing = true;
     db.set_error(e.to_string());
 }
 
@@ -419,7 +428,7 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
         if done && !is_nobodys(db) {
             break;
         }
-        db.kick();
+        db.hurry();
         let ship = lock(&db.ship);
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

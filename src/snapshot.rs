@@ -148,12 +148,14 @@ fn begin(db: &Arc<Db>) -> Result<Option<Begun>> {
     if let crate::pages::Origin::Closed(mark) = pages.origin() {
         capture.set_clean(Some(mark))?;
     }
+    {
+        // Before the state is let go: nobody may see it without its TXID.
+        let mut ship = lock(&db.ship);
+        ship.sealed_txid = txid;
+        ship.snapshot_since_ms = now_ms.max(1) as u64;
+        ship.changed = true;
+    }
     drop(guard);
-    let mut ship = lock(&db.ship);
-    ship.sealed_txid = txid;
-    ship.snapshot_since_ms = now_ms.max(1) as u64;
-    ship.changed = true;
-    drop(ship);
     db.counters.snapshot_bytes_of(pages.header.n_page, pages.header.page_size);
     Ok(Some(Begun { pages, header, reason }))
 }

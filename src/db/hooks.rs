@@ -297,7 +297,7 @@ impl Db {
     pub fn sync(&self, timeout: Wait) -> Result<Txid> {
         let deadline = Instant::now() + timeout;
         self.capture_and_seal()?;
-        self.kick();
+        self.hurry();
         let (mut target, mut target_elsewhere) = (None, None);
         loop {
             if target.is_none() {

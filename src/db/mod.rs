@@ -404,13 +404,22 @@ impl Db {
         {
             let mut ship = lock(&self.ship);
             if ship.running {
+                let pauses = ship.failing;
                 drop(ship);
-                self.ship_notify.notify_one();
+                if !pauses {
+                    self.ship_notify.notify_one();
+                }
                 return;
             }
             ship.running = true;
         }
         store.spawn_shipper(self.identity);
+    }
+
+    /// As [`Db::kick`], for somebody who waits: ends the pause after a failure.
+    pub(crate) fn hurry(&self) {
+        self.kick();
+        self.ship_notify.notify_one();
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Ship {
     pub sealed_txid: Txid,
     /// A shipper task exists.
     pub running: bool,
+    /// Its last attempt failed: it pauses, and commits do not end the pause.
+    pub failing: bool,
     /// The database is closing: the shipper ends when it has nothing to do or fails.
     pub closing: bool,
     pub last_error: Option<String>,
@@ -59,6 +61,7 @@ impl Ship {
             acked: Txid(0),
             sealed_txid: Txid(0),
             running: false,
+            failing: false,
             closing: false,
             last_error: None,
             changed: true,

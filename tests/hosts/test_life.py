@@ -67,6 +67,47 @@ class Processes(HostCase):
         """)
         self.oracle()
 
+    def test_a_wait_for_storage_never_ends_before_the_first_file_is_there(self):
+        said = self.host("""
+            import pathlib
+            early = []
+            for n in range(60):
+                base = pathlib.Path(PATH).with_name(f"brief-{n}")
+                db = connect(base, replica_url=f"file://{base}-replica")
+                time.sleep(n % 10 * 0.0007)
+                db.execute("CREATE TABLE t(v)")
+                sync(db)
+                if not list(pathlib.Path(f"{base}-replica").rglob("*.ltx")):
+                    early.append(n)
+                db.close()
+            say(early=early)
+        """)
+        self.assertEqual(said["early"], [])
+
+    def test_commits_do_not_hurry_a_failing_upload(self):
+        said = self.host("""
+            db = connect(PATH, **PARAMS, sync_interval="0")
+            db.execute("CREATE TABLE t(v)")
+            sync(db)
+            os.rename(LEVEL, LEVEL + "-away")
+            open(LEVEL, "w").close()
+            end = time.monotonic() + 4
+            while time.monotonic() < end:
+                db.execute("INSERT INTO t VALUES(randomblob(100))")
+                time.sleep(0.005)
+            errors = status(db)["upload_errors"]
+            os.remove(LEVEL)
+            os.rename(LEVEL + "-away", LEVEL)
+            started = time.monotonic()
+            sync(db, 20000)
+            say(errors=errors, after=time.monotonic() - started)
+            db.close()
+        """, LEVEL=self.replica.directory / "ltx/0")
+        self.assertGreater(said["errors"], 1)
+        self.assertLess(said["errors"], 9)
+        self.assertLess(said["after"], 5)
+        self.oracle()
+
     def test_r_64_exit_without_close_flushes_what_is_pending(self):
         self.host("""
             db = connect(PATH, **PARAMS, sync_interval="1h")
