@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, Random, SeededRandom, SystemClock};
 use crate::config::DbConfig;
-use crate::db::{Client, Db, Opened, canonical_identity, lock};
+use crate::db::{Client, Db, Opened, canonical_identity, lock, meta_dir};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::log::{Level, Log};
+use crate::os::disk;
 use crate::pages::page_size_of;
 use crate::probe::Found;
 use crate::{probe, replica};
@@ -67,6 +68,8 @@ struct Io {
     /// Counts runtimes, so that a late user of an old one does not end the present one.
     generation: u64,
     users: usize,
+    /// Those of them that are threads of the host in the midst of an open.
+    waiting: usize,
 }
 
 /// Keeps the upload threads while it lives.
@@ -91,6 +94,39 @@ impl Drop for IoUser {
         // neither timers nor descriptors of ours.
         lock(&self.store.worker).rest_io = true;
         self.store.wake_worker();
+    }
+}
+
+/// In one meta directory two databases would overwrite each other's spool.
+fn refuse_shared_meta_dir(registry: &Registry, request: &OpenRequest) -> Result<()> {
+    let real = |dir: &Path| disk::canonical(dir).unwrap_or_else(|_| dir.to_owned());
+    let mine = real(&meta_dir(&request.path, &request.config)?);
+    match registry.databases.values().find(|db| real(&db.meta_dir) == mine) {
+        None => Ok(()),
+        Some(other) => Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "{} and {} would both keep their files in {}: give each database a meta_path of \
+                 its own, or none",
+                request.path.display(),
+                other.path().display(),
+                mine.display()
+            ),
+        )),
+    }
+}
+
+/// A thread of the host that waits for work on the upload threads.
+struct Waiting {
+    user: IoUser,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut io = lock(&self.user.store.io);
+        if io.generation == self.user.generation {
+            io.waiting = io.waiting.saturating_sub(1);
+        }
     }
 }
 
@@ -235,6 +271,7 @@ impl Store {
             db.connections.fetch_add(1, Ordering::AcqRel);
             return Ok(Arc::clone(db));
         }
+        refuse_shared_meta_dir(&registry, &request)?;
         let db = Db::open(Opened {
             path: request.path,
             wal_path: request.wal_path,
@@ -433,8 +470,8 @@ impl Store {
     }
 
     /// The upload threads, started on first use and kept while the returned
-    /// user lives.
-    fn enter_io(self: &Arc<Self>) -> Result<(tokio::runtime::Handle, IoUser)> {
+    /// user lives. `waiting`: 1 for a thread of the host that waits for them.
+    fn enter_io(self: &Arc<Self>, waiting: usize) -> Result<(tokio::runtime::Handle, IoUser)> {
         let mut io = lock(&self.io);
         let handle = match &io.runtime {
             Some(runtime) => runtime.handle().clone(),
@@ -443,17 +480,21 @@ impl Store {
                 let handle = runtime.handle().clone();
                 io.runtime = Some(runtime);
                 io.generation += 1;
-                io.users = 0;
+                (io.users, io.waiting) = (0, 0);
                 handle
             }
         };
         io.users += 1;
+        io.waiting += waiting;
         Ok((handle, IoUser { store: Arc::clone(self), generation: io.generation }))
     }
 
     /// Runs a future to its end on the upload threads, from a thread of the host.
     pub(crate) fn block_on<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> Result<T> {
-        let (handle, _user) = self.enter_io()?;
+        // Threads that somebody waits on are not ended below him by the close
+        // of another database.
+        let (handle, user) = self.enter_io(1)?;
+        let _waiting = Waiting { user };
         Ok(handle.block_on(work))
     }
 
@@ -462,7 +503,7 @@ impl Store {
         self: &Arc<Self>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<tokio::task::JoinHandle<T>> {
-        let (handle, user) = self.enter_io()?;
+        let (handle, user) = self.enter_io(0)?;
         Ok(handle.spawn_blocking(move || {
             let _user = user;
             work()
@@ -471,7 +512,7 @@ impl Store {
 
     pub(crate) fn spawn_shipper(self: &Arc<Self>, identity: Identity) {
         let Some(db) = self.find(identity) else { return };
-        match self.enter_io() {
+        match self.enter_io(0) {
             Ok((handle, user)) => {
                 handle.spawn(async move {
                     let _user = user;
@@ -508,6 +549,9 @@ impl Store {
                 return;
             }
             let mut io = lock(&self.io);
+            if io.waiting > 0 {
+                return;
+            }
             io.generation += 1;
             io.runtime.take()
         };

@@ -15,7 +15,7 @@ pub mod status;
 
 pub(crate) use client::Client;
 pub use hooks::Wait;
-pub(crate) use open::{Opened, canonical_identity, local_state_exists};
+pub(crate) use open::{Opened, canonical_identity, local_state_exists, meta_dir};
 pub(crate) use ship::{History, Pending, Ship};
 
 use std::path::{Path, PathBuf};

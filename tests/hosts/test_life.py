@@ -84,6 +84,32 @@ class Processes(HostCase):
         """)
         self.assertEqual(said["early"], [])
 
+    def test_closing_the_last_database_does_no_harm_to_one_that_opens(self):
+        said = self.host("""
+            load()
+            seen, end = [], time.monotonic() + 4
+            def live(name):
+                n = 0
+                while time.monotonic() < end:
+                    n += 1
+                    base = f"{PATH}-{name}-{n}"
+                    db = connect(base, wal=False, replica_url=f"file://{base}-replica")
+                    seen.append(status(db)["state"])
+                    db.close()
+            threads = [threading.Thread(target=live, args=(name,)) for name in "ab"]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            end = time.monotonic() + 5
+            while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < end:
+                time.sleep(0.02)
+            say(opened=len(seen), faulted=seen.count("faulted"),
+                tasks=len(os.listdir("/proc/self/task")))
+        """)
+        self.assertGreater(said["opened"], 20)
+        self.assertEqual((said["faulted"], said["tasks"]), (0, 1))
+
     def test_commits_do_not_hurry_a_failing_upload(self):
         said = self.host("""
             db = connect(PATH, **PARAMS, sync_interval="0")

@@ -74,6 +74,21 @@ class Refused(HostCase):
         self.assertIn("app.db", said["last"])
         self.oracle()
 
+    def test_two_databases_with_one_meta_path(self):
+        meta = self.dir / "meta"
+        said = self.host("""
+            db = connect(PATH, **PARAMS, meta_path=META)
+            db.execute("CREATE TABLE t(x)")
+            host_error(connect, OTHER, replica_url=f"file://{OTHER}-replica", meta_path=META)
+            last = last_error()
+            db.execute("INSERT INTO t VALUES(1)")
+            db.close()
+            say(last=last)
+        """, OTHER=self.dir / "other.db", META=meta)
+        for words in ("app.db", "meta_path", str(meta)):
+            self.assertIn(words, said["last"])
+        self.oracle()
+
     def test_creating_a_database_over_a_chain(self):
         self.host("""
             db = connect(PATH, **PARAMS)
