@@ -125,11 +125,12 @@ async fn advance(
     match stored_header_is(db, &id, header).await {
         Ok(true) => {}
         Ok(false) => {
-            return differ(db, max, "the newest file there is not the one written from here");
+            return rejoin(db, file, "the newest file there is not the one written from here")
+                .await;
         }
         Err(e) if e.kind() == ErrorKind::NotFound && max == known => {}
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            return differ(db, max, "it went on without this database");
+            return rejoin(db, file, "it went on without this database").await;
         }
         Err(e) => return Err(e),
     }
@@ -138,9 +139,33 @@ async fn advance(
     while at < max {
         at = at.next();
         if !own(db, at).await? {
-            return differ(db, max, "it went on without this database");
+            return rejoin(db, file, "it went on without this database").await;
         }
     }
+    Ok(true)
+}
+
+/// Somebody else extended the chain while this database was closed (Litestream's
+/// daemon, say). If the database, as it was first read, is the newest state
+/// there, both went on together and the chain continues with a snapshot.
+async fn rejoin(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
+    let task = lock(&db.baseline).take();
+    let baseline = match task {
+        Some(task) => task.await.ok().flatten(),
+        None => None,
+    };
+    let Some(baseline) = baseline else { return differ(db, file.id.max, why) };
+    if let Some(difference) = compare(db, baseline).await? {
+        return differ(db, file.id.max, &format!("{why}, and {difference}"));
+    }
+    drop_pending(db)?;
+    if let Some(capture) = db.capture().as_mut()
+        && capture.gap().is_none()
+    {
+        db.declare_gap(capture, Gap::Unproven)?;
+    }
+    remember_newest(db, file).await?;
+    lock(&db.ship).acked = file.id.max;
     Ok(true)
 }
 
@@ -292,14 +317,15 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
 
 impl Db {
     /// At the first read after an open without local state: starts to follow
-    /// the WAL from here and notes what the database looks like, so that it can
+    /// the WAL from here (with local state and a gap it does not), and notes what the database looks like, so that it can
     /// be compared with a chain even when the application writes on.
     pub(crate) fn begin_baseline(self: &Arc<Self>) {
-        if lock(&self.ship).trusted {
-            return;
-        }
+        let trusted = lock(&self.ship).trusted;
         let mut guard = self.capture();
         let Some(capture) = guard.as_mut() else { return };
+        if trusted && capture.gap().is_none() {
+            return;
+        }
         let pages = match Pages::pin(self) {
             Ok(pages) => pages,
             Err(e) => {
@@ -307,7 +333,8 @@ impl Db {
                 return;
             }
         };
-        if let Err(e) = capture.follow_from(&pages.header, Txid(0), Txid(1)) {
+        // With local state a gap stays one: it gets its snapshot in any case.
+        if !trusted && let Err(e) = capture.follow_from(&pages.header, Txid(0), Txid(1)) {
             self.log(Level::Debug, &format!("no baseline: {e}"));
             // Without a baseline the shipper compares later, or takes a snapshot.
             let _ = capture.declare_gap(Gap::First);

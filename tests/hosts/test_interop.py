@@ -250,6 +250,17 @@ class InteropS3(S3Case):
         self.assertEqual(self.rows(self.restored(), "SELECT count(*) FROM t"), [(21,)])
         self.oracle()
 
+    def test_we_go_on_after_the_daemon_with_our_own_files(self):
+        self.host(WRITE, WORD="ours", COUNT=10)
+        connection = sqlite3.connect(self.db, isolation_level=None)
+        connection.execute("INSERT INTO t(v) VALUES('daemon 1')")
+        connection.close()
+        replicate_once(self.db, self.replica.url)
+        said = self.host(WRITE, WORD="again", COUNT=10)
+        self.assertIsNone(said["status"]["conflict"])
+        self.assertEqual(self.rows(self.restored(), "SELECT count(*) FROM t"), [(21,)])
+        self.oracle()
+
     def test_r_71_one_put_for_a_small_file(self):
         said = self.host(WRITE, WORD="ours", COUNT=10)
         requests = said["status"]["requests"]
