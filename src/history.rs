@@ -154,9 +154,9 @@ async fn rejoin(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
         Some(task) => task.await.ok().flatten(),
         None => None,
     };
-    let Some(baseline) = baseline else { return differ(db, file.id.max, why) };
+    let Some(baseline) = baseline else { return differ(db, file, why).await };
     if let Some(difference) = compare(db, baseline).await? {
-        return differ(db, file.id.max, &format!("{why}, and {difference}"));
+        return differ(db, file, &format!("{why}, and {difference}")).await;
     }
     drop_pending(db)?;
     if let Some(capture) = db.capture().as_mut()
@@ -228,24 +228,30 @@ async fn join(db: &Arc<Db>, file: FileInfo, trusted: bool) -> Result<bool> {
                 remember_newest(db, file).await?;
                 Ok(true)
             }
-            Some(why) => differ(db, file.id.max, &why),
+            Some(why) => differ(db, file, &why).await,
         },
-        None => differ(db, file.id.max, "the database could not be read to compare them"),
+        None => differ(db, file, "the database could not be read to compare them").await,
     }
 }
 
 /// Keeps the header of a joined chain's newest file, so that the next open
 /// recognises it without another comparison.
 async fn remember_newest(db: &Arc<Db>, file: FileInfo) -> Result<()> {
-    let bytes = db.client.read(&file.id, 0, Some(HEADER_SIZE as u64)).await?;
-    let header = Header::decode(&bytes)?;
+    let header = header_of(db, file).await?;
     Shipped::new(&header).save(&db.vfs_dir(), db.owner)
+}
+
+async fn header_of(db: &Arc<Db>, file: FileInfo) -> Result<Header> {
+    let bytes = db.client.read(&file.id, 0, Some(HEADER_SIZE as u64)).await?;
+    Header::decode(&bytes)
 }
 
 /// The replica holds another history. With `adopt` the local database becomes
 /// its next state; otherwise nothing is shipped.
-fn differ(db: &Arc<Db>, max: Txid, why: &str) -> Result<bool> {
+async fn differ(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
+    let max = file.id.max;
     if db.config.adopt {
+        let page_size = header_of(db, file).await?.page_size;
         db.log(
             Level::Warn,
             &format!("the replica differs ({why}); the local database is adopted after TXID {max}"),
@@ -254,7 +260,8 @@ fn differ(db: &Arc<Db>, max: Txid, why: &str) -> Result<bool> {
         if let Some(capture) = db.capture().as_mut() {
             db.declare_gap(capture, Gap::Adopted)?;
         }
-        lock(&db.ship).acked = max;
+        let mut ship = lock(&db.ship);
+        (ship.acked, ship.page_size) = (max, page_size);
         return Ok(true);
     }
     conflict(
@@ -287,6 +294,7 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
         (acked, shipped, if whole { kept } else { 0 }, whole)
     };
     let after = Txid(acked.0.saturating_add(kept as u64));
+    let page_size = stored.and_then(|(_, h)| Header::decode(&h).ok()).map_or(0, |h| h.page_size);
     // What can fail comes first: only then is anything sealed or shipped.
     if let Some(capture) = guard.as_mut() {
         if !whole {
@@ -302,6 +310,9 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
         let mut ship = lock(&db.ship);
         ship.acked = acked;
         ship.sealed_txid = after;
+        if ship.page_size == 0 && acked > Txid(0) {
+            ship.page_size = page_size;
+        }
         ship.history = History::Agreed;
         ship.changed = true;
         let count = if whole { shipped } else { ship.pending.len() };

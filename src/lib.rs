@@ -26,6 +26,7 @@ mod replica;
 pub mod replica_client;
 pub mod restore;
 mod shipped;
+mod sibling;
 mod snapshot;
 pub mod sqlite;
 pub mod store;

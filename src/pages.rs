@@ -48,11 +48,14 @@ pub(crate) fn page_size_of(header: &[u8]) -> Option<u32> {
     (header.starts_with(b"SQLite format 3\0") && is_valid_page_size(size)).then_some(size)
 }
 
-/// Completes what the wal-index does not say while the WAL is empty.
+/// Completes what the wal-index does not say while the WAL is empty. An
+/// encrypted database has no readable page 1: there the page size is what the
+/// wal-index still knows, or `seen` where its connections read and wrote.
 pub(crate) fn complete(
     header: &mut WalIndexHeader,
     mut read_at: impl FnMut(&mut [u8], u64) -> Result<usize>,
     size: u64,
+    seen: u32,
 ) -> Result<()> {
     if header.mx_frame > 0 && is_valid_page_size(header.page_size) {
         return Ok(());
@@ -61,8 +64,13 @@ pub(crate) fn complete(
     let got = read_at(&mut head, 0)?;
     let page_size = page_size_of(&head[..got])
         .or(is_valid_page_size(header.page_size).then_some(header.page_size))
+        .or(is_valid_page_size(seen).then_some(seen))
         .ok_or_else(|| {
-            Error::new(ErrorKind::Transient, "the database has no readable header yet")
+            Error::new(
+                ErrorKind::Transient,
+                "the database's header cannot be read (encrypted?): its page size shows with the \
+                 next page that the application reads or commits",
+            )
         })?;
     header.page_size = page_size;
     header.n_page = u32::try_from(size / u64::from(page_size)).unwrap_or(u32::MAX);
@@ -75,7 +83,7 @@ impl Pages {
         let mut reader = db.host.pin()?;
         let mut header = reader.header();
         let size = reader.size()?;
-        complete(&mut header, |buf, at| reader.read_at(buf, at), size)?;
+        complete(&mut header, |buf, at| reader.read_at(buf, at), size, db.page_size_seen())?;
         let (ticket, _) = db.pin.set(reader);
         let mut pages = Pages {
             db: Arc::clone(db),
@@ -94,7 +102,7 @@ impl Pages {
         let mut file = db.host.open_unlocked()?;
         let size = file.size()?;
         let mut header = WalIndexHeader::default();
-        complete(&mut header, |buf, at| file.read_at(buf, at), size)?;
+        complete(&mut header, |buf, at| file.read_at(buf, at), size, db.page_size_seen())?;
         Ok(Pages { db: Arc::clone(db), source: Source::Closed { file, before }, header })
     }
 

@@ -19,7 +19,7 @@ use crate::ltx::{Encoder, HEADER_SIZE, Header, PageForm, Txid};
 use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode, holds};
 use crate::shipped::Shipped;
 use crate::stream::ChunkWriter;
-use crate::{history, snapshot};
+use crate::{history, sibling, snapshot};
 
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -286,6 +286,7 @@ async fn ship_segments(db: &Arc<Db>, front: Arc<Pending>) -> Result<()> {
 
 async fn write_segment(db: &Arc<Db>, ready: &Prepared) -> Result<()> {
     let h = &ready.header;
+    sibling::refuse_other(db, h.page_size)?;
     let id = FileId { level: 0, min: h.min_txid, max: h.max_txid };
     let body = match &ready.body {
         Some(bytes) => Body::Bytes(bytes.clone()),
@@ -394,6 +395,7 @@ pub(crate) async fn acknowledge(
             ship.pending.retain(|q| !Arc::ptr_eq(p, q));
         }
         ship.acked = header.max_txid;
+        ship.page_size = header.page_size;
         ship.sealed_txid = ship.sealed_txid.max(header.max_txid);
         ship.acked_at_ms = db.clock.now_ms();
         ship.changed = true;

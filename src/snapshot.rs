@@ -11,10 +11,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::Level;
 use crate::ltx::{Encoder, Header, Txid};
 use crate::os::disk;
-use crate::pages::Pages;
+use crate::pages::{Pages, page_size_of};
 use crate::replica::{acknowledge, conflict, stored_header_is};
 use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode};
 use crate::shipped;
+use crate::sibling::{self, Sibling};
 use crate::stream::ChunkWriter;
 
 /// A snapshot that is ready to be streamed.
@@ -139,6 +140,8 @@ fn begin(db: &Arc<Db>) -> Result<Option<Begun>> {
     if pages.header.n_page == 0 {
         return Ok(None);
     }
+    sibling::refuse_other(db, pages.header.page_size)?;
+    Sibling::settle(&db.vfs_dir(), &db.config.replica_url, db.owner)?;
     let txid = lock(&db.ship).acked.next();
     let now_ms = db.clock.now_ms();
     let mut header = Header::new(pages.header.page_size, pages.header.n_page, txid, txid, now_ms);
@@ -160,10 +163,14 @@ fn begin(db: &Arc<Db>) -> Result<Option<Begun>> {
     Ok(Some(Begun { pages, header, reason }))
 }
 
-/// Whether the header of the database file says WAL.
+/// Whether the header of the database file says WAL; where it cannot be read
+/// (encrypted), whether the last connection that used the file had a WAL.
 pub(crate) fn in_wal_mode(db: &Db) -> Result<bool> {
     let mut head = [0u8; 100];
     let got = db.host.open_unlocked()?.read_at(&mut head, 0)?;
+    if page_size_of(&head[..got]).is_none() {
+        return Ok(got == head.len() && db.wal_was_open());
+    }
     Ok(got == head.len() && head[18] == 2 && head[19] == 2)
 }
 

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, Random, SeededRandom, SystemClock};
 use crate::config::DbConfig;
-use crate::db::{Client, Db, Opened, canonical_identity, lock, meta_dir};
+use crate::db::{Client, Db, Opened, canonical_identity, lock, meta_dir, vfs_dir};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::log::{Level, Log};
 use crate::os::disk;
 use crate::pages::page_size_of;
 use crate::probe::Found;
+use crate::sibling::{Sibling, other_page_size};
 use crate::{probe, replica};
 
 /// Device and inode.
@@ -213,9 +214,21 @@ impl Store {
         {
             return Ok(Arc::clone(client));
         }
-        let client = Arc::new(Client::open(config)?);
+        let client = Arc::new(Client::open(&self.with_sibling(path, config)?)?);
         registry.clients.insert(path.to_owned(), (config.clone(), Arc::clone(&client)));
         Ok(client)
+    }
+
+    /// The configuration with the URL beside its own that this machine went on to.
+    fn with_sibling(&self, path: &Path, config: &DbConfig) -> Result<DbConfig> {
+        let mut config = config.clone();
+        // Before the database exists there is no directory of ours either.
+        if let Ok(meta) = meta_dir(path, &config)
+            && let Some(url) = Sibling::url(&vfs_dir(&meta), &config.replica_url)?
+        {
+            config.replica_url = url;
+        }
+        Ok(config)
     }
 
     fn refuse_shared_url(&self, path: &Path, client: &Client) -> Result<()> {
@@ -246,7 +259,8 @@ impl Store {
         let stat = canonical_identity(&request.path)?;
         let identity = (stat.dev, stat.ino);
         let client = self.client(&request.path, &request.config)?;
-        self.refuse_other_page_size(&request)?;
+        let found = lock(&self.registry).found.remove(&request.path);
+        let client = self.client_for_page_size(&request, client, found)?;
         let mut registry = lock(&self.registry);
         while registry.databases.get(&identity).is_some_and(|db| db.closing.load(Ordering::Acquire))
         {
@@ -283,28 +297,53 @@ impl Store {
             random: Arc::clone(&self.random),
             store: Arc::downgrade(self),
         })?;
+        if let Some(found) = found
+            && db.page_size_seen() == 0
+        {
+            // Of an encrypted database nothing else tells, until a page is read.
+            db.note_page_size(found.page_size);
+        }
         db.connections.fetch_add(1, Ordering::AcqRel);
         registry.databases.insert(identity, Arc::clone(&db));
         Ok(db)
     }
 
-    fn refuse_other_page_size(&self, request: &OpenRequest) -> Result<()> {
-        let Some(found) = lock(&self.registry).found.remove(&request.path) else { return Ok(()) };
-        let mut head = [0u8; 100];
-        let got = request.host.open_unlocked()?.read_at(&mut head, 0)?;
-        match page_size_of(&head[..got]) {
-            Some(mine) if mine != found.page_size => Err(Error::new(
-                ErrorKind::Conflict,
-                format!(
-                    "{} has pages of {mine} bytes, but the page size of the chain at its replica URL (TXID {}) is \
-                     {}: give this database a URL of its own",
-                    request.path.display(),
-                    found.txid,
-                    found.page_size
-                ),
-            )),
-            _ => Ok(()),
+    /// A chain has one page size: with `adopt`, a database of another one starts
+    /// a chain beside it; without, the open fails when nothing local knows better.
+    fn client_for_page_size(
+        &self,
+        request: &OpenRequest,
+        client: Arc<Client>,
+        found: Option<Found>,
+    ) -> Result<Arc<Client>> {
+        let dir = vfs_dir(&meta_dir(&request.path, &request.config)?);
+        let mut wanted = Sibling::waiting(&dir, &request.config.replica_url)?;
+        if let Some(found) = found {
+            let mut head = [0u8; 100];
+            let got = request.host.open_unlocked()?.read_at(&mut head, 0)?;
+            wanted = page_size_of(&head[..got]).filter(|mine| *mine != found.page_size);
+            if let Some(mine) = wanted
+                && !request.config.adopt
+            {
+                return Err(other_page_size(request, &client, mine, found));
+            }
         }
+        let Some(page_size) = wanted.filter(|_| request.config.adopt) else { return Ok(client) };
+        let stat = canonical_identity(&request.path)?;
+        let url = &request.config.replica_url;
+        Sibling::adopt(&dir, url, page_size, Some(stat.owner))?;
+        lock(&self.registry).clients.remove(&request.path);
+        let client = self.client(&request.path, &request.config)?;
+        self.refuse_shared_url(&request.path, &client)?;
+        self.log(
+            Level::Warn,
+            &format!(
+                "{}: its pages are of {page_size} bytes now, so a new chain begins at {}",
+                request.path.display(),
+                client.url()
+            ),
+        );
+        Ok(client)
     }
 
     /// The open database whose WAL has this path.

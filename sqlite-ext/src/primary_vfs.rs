@@ -173,6 +173,7 @@ impl Replicated {
             started: Cell::new(false),
             holds_ckpt: Cell::new(false),
             rollback_dirty: Cell::new(false),
+            page_bytes: Cell::new(0),
         })
     }
 }
@@ -204,6 +205,9 @@ impl Connection {
 pub(crate) fn wal_of(name_address: usize, path: &[u8], wal: &[u8]) -> Option<WalFile> {
     let shared = registry::find(name_address, path, wal)?;
     shared.wal_open.store(true, Ordering::Relaxed);
+    if let Some(db) = shared.db() {
+        db.wal_opened();
+    }
     Some(WalFile { shared })
 }
 
@@ -232,6 +236,8 @@ pub(crate) struct MainFile {
     holds_ckpt: Cell<bool>,
     /// The present rollback-mode transaction was reported.
     rollback_dirty: Cell<bool>,
+    /// Size of the last whole page that was read behind page 1.
+    page_bytes: Cell<i32>,
 }
 
 impl MainFile {
@@ -264,6 +270,26 @@ impl MainFile {
     pub(crate) fn after_unlock(&self, level: i32) {
         self.level.set(level);
         self.rollback_dirty.set(false);
+    }
+
+    /// Whether this read tells a page size that was not told before. Page 1 is
+    /// read before SQLite knows how large it is. Only comparisons: this is asked
+    /// outside the guard.
+    #[inline]
+    pub(crate) fn shows_page_size(&self, n: i32, at: i64) -> bool {
+        n != self.page_bytes.get()
+            && at > 0
+            && n >= 512
+            && n & (n - 1) == 0
+            && at & i64::from(n - 1) == 0
+    }
+
+    #[cold]
+    pub(crate) fn page_read(&self, n: i32) {
+        self.page_bytes.set(n);
+        if let Some(db) = self.db() {
+            db.note_page_size(n.unsigned_abs());
+        }
     }
 
     /// Outside WAL mode every write of the file is a transaction's or the

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::os::disk::{self as os, File};
 
 /// Problems that an error quotes.
 const PROBLEMS_NAMED: usize = 3;
@@ -63,6 +64,9 @@ impl FromStr for Mode {
 /// `Corrupt` with the first problems found.
 pub(super) fn check(path: &Path, mode: Mode) -> Result<Vec<String>> {
     let Some(pragma) = mode.pragma() else { return Ok(Vec::new()) };
+    if is_encrypted(path)? {
+        return Ok(vec!["the whole database (it cannot be read without its key)".to_owned()]);
+    }
     let outcome = open(path).and_then(|db| {
         let mut unchecked = Vec::new();
         let problems = match problems(&db, &format!("PRAGMA {pragma}({PROBLEMS_NAMED})")) {
@@ -76,6 +80,16 @@ pub(super) fn check(path: &Path, mode: Mode) -> Result<Vec<String>> {
         Ok((problems, _)) => Err(failed(problems.join("; "))),
         Err(e) => Err(failed(e.to_string())),
     }
+}
+
+/// Whether the file is made of pages but does not begin as a database does. The
+/// checksums of the files that it was restored from hold in any case.
+fn is_encrypted(path: &Path) -> Result<bool> {
+    let file = File::open(path)?;
+    let mut head = [0u8; 16];
+    let got = file.read_at(&mut head, 0)?;
+    let pages = os::stat(path)?.is_some_and(|s| s.size >= 512 && s.size % 512 == 0);
+    Ok(got == head.len() && pages && head != *b"SQLite format 3\0" && head != [0; 16])
 }
 
 fn failed(what: String) -> Error {
@@ -118,7 +132,7 @@ fn table_by_table(
         let quoted = table.replace('"', "\"\"");
         match problems(db, &format!("PRAGMA {pragma}(\"{quoted}\")")) {
             Ok(rows) => found.extend(rows),
-            Err(e) if is_beyond_us(&e) => unchecked.push(format!("{table} ({e})")),
+            Err(e) if is_beyond_us(&e) => unchecked.push(format!("table {table} ({e})")),
             Err(e) => return Err(e),
         }
     }
@@ -190,7 +204,7 @@ mod tests {
         .unwrap();
         drop(c);
         let unchecked = check(&path, Mode::Quick).unwrap();
-        assert_eq!(unchecked, ["q\"u (no such collation sequence: mine)"]);
+        assert_eq!(unchecked, ["table q\"u (no such collation sequence: mine)"]);
         let mut bytes = std::fs::read(&path).unwrap();
         let at = bytes.len() / 2 / 4096 * 4096;
         bytes[at..at + 4096].fill(0xff);

@@ -206,8 +206,8 @@ impl Job {
     }
 
     fn verify(&self, path: &Path) -> crate::error::Result<()> {
-        for table in integrity::check(path, self.check)? {
-            super::warn(&format!("Warning: table {table} was not checked\n"));
+        for part in integrity::check(path, self.check)? {
+            super::warn(&format!("Warning: {part} was not checked\n"));
         }
         Ok(())
     }

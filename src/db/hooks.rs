@@ -11,7 +11,7 @@ use crate::db::{Db, History, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::WalIndexHeader;
 use crate::log::Level;
-use crate::ltx::Txid;
+use crate::ltx::{Txid, is_valid_page_size};
 use crate::os::disk as os;
 
 /// Frames that a connection which wants to restart the WAL captures itself
@@ -74,6 +74,31 @@ impl Db {
         if first {
             self.kick();
         }
+    }
+
+    /// A connection read or wrote a whole page of this many bytes in its place,
+    /// or the header of a WAL says so.
+    pub fn note_page_size(&self, bytes: u32) {
+        if is_valid_page_size(bytes) {
+            self.page_size.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// The page size as connections showed it, 0 when they did not.
+    pub(crate) fn page_size_seen(&self) -> u32 {
+        self.page_size.load(Ordering::Relaxed)
+    }
+
+    /// A connection opened its WAL.
+    pub fn wal_opened(&self) {
+        if !self.in_wal.swap(true, Ordering::AcqRel) {
+            self.counters.change();
+        }
+    }
+
+    /// The last connection that used the file did so in WAL mode.
+    pub(crate) fn wal_was_open(&self) -> bool {
+        self.in_wal.load(Ordering::Acquire)
     }
 
     /// A checkpointer has its lock: soon the WAL may be restarted.
@@ -158,6 +183,7 @@ impl Db {
         }
         let word =
             |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap_or_default());
+        self.note_page_size(word(8));
         self.capture_now("a new WAL begins");
         let mut guard = self.capture();
         if let Some(capture) = guard.as_mut()
@@ -220,6 +246,7 @@ impl Db {
 
     /// A transaction in a rollback-journal mode is about to write the database.
     pub fn rollback_write(&self) {
+        self.in_wal.store(false, Ordering::Release);
         self.counters.change();
         let mut guard = self.capture();
         if let Some(capture) = guard.as_mut()

@@ -15,11 +15,11 @@ pub mod status;
 
 pub(crate) use client::Client;
 pub use hooks::Wait;
-pub(crate) use open::{Opened, canonical_identity, local_state_exists, meta_dir};
+pub(crate) use open::{Opened, canonical_identity, local_state_exists, meta_dir, vfs_dir};
 pub(crate) use ship::{History, Pending, Ship};
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,11 @@ pub struct Db {
     hidden_wal: AtomicBool,
     /// Wall-clock milliseconds of the oldest commit that is not sealed; 0: none.
     armed_at_ms: AtomicU64,
+    /// Page size as connections showed it: by whole pages read in the file, by
+    /// the header of a WAL; 0: not seen.
+    page_size: AtomicU32,
+    /// A connection opened a WAL since a rollback-mode write was last seen.
+    in_wal: AtomicBool,
     /// The first read after the open was seen.
     started: AtomicBool,
     faulted: AtomicBool,

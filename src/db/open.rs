@@ -84,6 +84,8 @@ impl Db {
             armed: Default::default(),
             hidden_wal: Default::default(),
             armed_at_ms: Default::default(),
+            page_size: Default::default(),
+            in_wal: Default::default(),
             started: Default::default(),
             faulted: Default::default(),
             connections: Default::default(),
@@ -148,6 +150,9 @@ impl Db {
         {
             self.counters.gap(gap);
             self.log(Level::Warn, &format!("gap found at open: {}", gap.name()));
+        }
+        if trusted && self.page_size_seen() == 0 {
+            self.note_page_size(capture.position().page_size);
         }
         let mut ship = Ship::new(trusted);
         {

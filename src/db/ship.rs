@@ -30,6 +30,8 @@ pub(crate) struct Pending {
 pub(crate) struct Ship {
     pub history: History,
     pub pending: VecDeque<Arc<Pending>>,
+    /// Page size of the chain in storage; 0: there is none, or it is not known yet.
+    pub page_size: u32,
     /// Highest TXID that storage acknowledged, contiguously.
     pub acked: Txid,
     /// Highest TXID that was sealed or given to a snapshot.
@@ -58,6 +60,7 @@ impl Ship {
         Ship {
             history: History::Unknown,
             pending: VecDeque::new(),
+            page_size: 0,
             acked: Txid(0),
             sealed_txid: Txid(0),
             running: false,

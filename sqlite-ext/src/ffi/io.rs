@@ -155,6 +155,7 @@ const fn four(full: sqlite3_io_methods) -> [sqlite3_io_methods; 4] {
 
 static MAIN: [sqlite3_io_methods; 4] = four(sqlite3_io_methods {
     xClose: Some(main_close),
+    xRead: Some(main_read),
     xWrite: Some(main_write),
     xLock: Some(main_lock),
     xUnlock: Some(main_unlock),
@@ -185,6 +186,15 @@ unsafe extern "C" fn main_close(f: *mut sqlite3_file) -> c_int {
     // faulted process leaks them.
     super::guard::guarded((), || hooks.closed());
     rc
+}
+
+unsafe extern "C" fn main_read(f: *mut sqlite3_file, buf: *mut c_void, n: c_int, at: i64) -> c_int {
+    // SAFETY: a file of `MAIN`.
+    let shim = unsafe { main_of(f) };
+    if shim.hooks.shows_page_size(n, at) {
+        hook((), || shim.hooks.page_read(n));
+    }
+    forward!(f, xRead, SQLITE_IOERR, buf, n, at)
 }
 
 unsafe extern "C" fn main_write(
