@@ -15,6 +15,7 @@ pub mod db;
 pub mod error;
 mod history;
 pub mod host;
+pub mod ledger;
 pub mod log;
 pub mod ltx;
 pub mod os;

@@ -30,13 +30,13 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "capture knows nothing of networks or async",
-        within: &["src/capture", "src/ledger.rs"],
+        within: &["src/capture", "src/ledger"],
         except: &[],
         forbidden: NETWORK,
     },
     Rule {
         name: "capture knows neither storage nor the uploader",
-        within: &["src/capture", "src/ledger.rs"],
+        within: &["src/capture", "src/ledger"],
         except: &[],
         forbidden: &["crate::replica_client", "crate::replica::", "crate::restore", "crate::plan"],
     },

@@ -1,10 +1,13 @@
 //! The only user of `std::fs` in the library: files with private modes, exact
 //! positioned I/O, file identity, and locks, with errors that name the path.
 
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::BuildHasher;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 
@@ -134,6 +137,14 @@ impl File {
     /// The file system refused.
     pub fn set_len(&self, len: u64) -> Result<()> {
         self.file.set_len(len).map_err(|e| Error::io("resize", &self.path, e))
+    }
+
+    /// Makes the content survive a power loss.
+    ///
+    /// # Errors
+    /// The device failed: what was written before may be lost.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::io("fsync", &self.path, e))
     }
 
     /// Length in bytes.
@@ -272,6 +283,29 @@ pub fn write_private(path: &Path, content: &[u8], owner: Option<Owner>) -> Resul
     file.set_len(0)?;
     file.write_all_at(content, 0)?;
     rename(&tmp, path)
+}
+
+/// Tells one boot of the machine from another: what was written in this one is
+/// in the page cache still. Never zeros. Where the system has no such number,
+/// each process has one of its own.
+pub fn boot_id() -> [u8; 16] {
+    static ID: OnceLock<[u8; 16]> = OnceLock::new();
+    *ID.get_or_init(|| system_boot_id().unwrap_or_else(process_id))
+}
+
+fn system_boot_id() -> Option<[u8; 16]> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let number = u128::from_str_radix(std::str::from_utf8(digits.get(..32)?).ok()?, 16).ok()?;
+    (number != 0).then(|| number.to_be_bytes())
+}
+
+fn process_id() -> [u8; 16] {
+    let random = RandomState::new();
+    let mut id = [0xff; 16];
+    id[..8].copy_from_slice(&random.hash_one(0).to_le_bytes());
+    id[8..15].copy_from_slice(&random.hash_one(1).to_le_bytes()[..7]);
+    id
 }
 
 /// The canonical form of a path whose last component may not exist yet.
