@@ -15,7 +15,7 @@ use crate::replica::{acknowledge, conflict, prepared_equals, stored_header_is};
 use crate::replica_client::{FileId, FileInfo, ReplicaClient, SNAPSHOT_LEVEL};
 use crate::restore::{PageSink, ReplayOptions, replay};
 use crate::shipped::{self, Shipped};
-use crate::snapshot;
+use crate::{snapshot, tasks};
 
 /// Checksums of every page of the database as it was first opened.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -391,7 +391,7 @@ async fn baseline(db: &Arc<Db>) -> Result<Option<Baseline>> {
     }
     // The first read gave none: the present state is what there is to compare.
     let db = Arc::clone(db);
-    let now = tokio::task::spawn_blocking(move || {
+    let now = tasks::spawn_blocking(move || {
         let mut guard = db.capture();
         let Some(capture) = guard.as_mut() else { return Ok(None) };
         let open = db.connections.load(std::sync::atomic::Ordering::Acquire) > 0;
@@ -414,8 +414,8 @@ async fn compare(db: &Arc<Db>, baseline: Baseline) -> Result<Option<String>> {
     let levels = list_levels(&*db.client.client, false).await?;
     let plan = calc_restore_plan(&levels, Target::Latest)?;
     let client = Arc::clone(&db.client.client);
-    let runtime = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || {
+    let runtime = tasks::Handle::current();
+    tasks::spawn_blocking(move || {
         let mut sink = Compare { baseline, difference: None, differing: 0 };
         replay(client, &runtime, &plan, &ReplayOptions::default(), &mut sink)?;
         Ok(sink.difference.map(|first| {

@@ -32,6 +32,7 @@ mod snapshot;
 pub mod sqlite;
 pub mod store;
 mod stream;
+pub mod tasks;
 pub mod wal_reader;
 
 pub use error::{Error, ErrorKind, Result};

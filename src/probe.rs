@@ -11,6 +11,7 @@ use crate::log::Level;
 use crate::ltx::{HEADER_SIZE, Header, Txid};
 use crate::replica_client::ReplicaClient;
 use crate::store::Store;
+use crate::tasks;
 
 /// How long an open waits for storage to say what it holds.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,11 +38,11 @@ pub(crate) fn check(
     }
     let answer = store
         .block_on(async {
-            let found = tokio::time::timeout(PROBE_TIMEOUT, look(client)).await;
+            let found = tasks::timeout(PROBE_TIMEOUT, look(client)).await;
             client.release_idle();
             found
         })?
-        .unwrap_or_else(|_| {
+        .unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Transient, format!("{} does not answer", client.url())))
         });
     match answer {

@@ -19,7 +19,7 @@ use crate::ltx::{Encoder, HEADER_SIZE, Header, PageForm, Txid};
 use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode, holds};
 use crate::shipped::Shipped;
 use crate::stream::ChunkWriter;
-use crate::{history, sibling, snapshot};
+use crate::{history, sibling, snapshot, tasks};
 
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -47,8 +47,8 @@ pub(crate) async fn run(db: Arc<Db>) {
             Ok(Step::Progress) => {
                 failures = 0;
                 succeeded(&db);
-                if status_at.is_none_or(|at| at.elapsed() >= STATUS_INTERVAL) {
-                    status_at = Some(Instant::now());
+                if status_at.is_none_or(|at| tasks::now() - at >= STATUS_INTERVAL) {
+                    status_at = Some(tasks::now());
                     write_status(&db).await;
                 }
                 continue;
@@ -71,9 +71,9 @@ pub(crate) async fn run(db: Arc<Db>) {
         }
         if failures > 0 {
             // Not even somebody who waits makes failures come faster.
-            tokio::time::sleep(pause.min(BACKOFF.0)).await;
+            tasks::sleep(pause.min(BACKOFF.0)).await;
         }
-        let woken = tokio::time::timeout(pause, db.ship_notify.notified()).await.is_ok();
+        let woken = tasks::timeout(pause, db.ship_notify.notified()).await.is_some();
         if failures == 0 && !woken && finish(&db).await {
             return;
         }
@@ -152,7 +152,7 @@ fn failed(db: &Db, e: &Error, failures: u32) {
 async fn write_status(db: &Arc<Db>) {
     let db = Arc::clone(db);
     // The status is a courtesy to people outside; its failure is logged there.
-    let _ = tokio::task::spawn_blocking(move || db.write_status()).await;
+    let _ = tasks::spawn_blocking(move || db.write_status()).await;
 }
 
 async fn step(db: &Arc<Db>) -> Result<Step> {
@@ -178,7 +178,7 @@ async fn step(db: &Arc<Db>) -> Result<Step> {
         return Ok(Step::Progress);
     }
     if let Some(gap) = gap {
-        let pause = lock(&db.pace).wait(Instant::now());
+        let pause = lock(&db.pace).wait(tasks::now());
         let closing = db.closing.load(Ordering::Acquire);
         if gap.is_repair() && !pause.is_zero() && !closing {
             return Ok(Step::Wait(pause));
@@ -200,10 +200,11 @@ async fn seal_more(db: &Arc<Db>) {
     if !waits && (!zero || db.is_caught_up()) {
         return;
     }
-    let due = zero || lock(&db.last_seal).is_none_or(|at| at.elapsed() >= db.config.sync_interval);
+    let due =
+        zero || lock(&db.last_seal).is_none_or(|at| tasks::now() - at >= db.config.sync_interval);
     if due {
         let db = Arc::clone(db);
-        let sealed = tokio::task::spawn_blocking(move || db.capture_and_seal()).await;
+        let sealed = tasks::spawn_blocking(move || db.capture_and_seal()).await;
         if let Ok(Err(_)) | Err(_) = sealed {
             // Reported by `capture_locked`; the worker tries again.
         }
@@ -220,7 +221,7 @@ struct Prepared {
 }
 
 async fn prepare(db: Arc<Db>, pending: Arc<Pending>) -> Result<Prepared> {
-    tokio::task::spawn_blocking(move || {
+    tasks::spawn_blocking(move || {
         let header = header_of(&pending.segment)?;
         let bytes = pending.segment.page_count() as u64 * u64::from(header.page_size);
         let body = if bytes <= IN_MEMORY_BYTES_MAX {
@@ -370,7 +371,7 @@ pub(crate) async fn acknowledge(
 ) -> Result<()> {
     let for_record = Arc::clone(db);
     let segment = pending.map(|p| p.segment.path().to_owned());
-    tokio::task::spawn_blocking(move || {
+    tasks::spawn_blocking(move || {
         let db = for_record;
         let guard = db.capture();
         if guard.is_none() {
@@ -412,7 +413,7 @@ pub(crate) async fn acknowledge(
 /// At the last close: captures, seals and ships what there is, for at most
 /// `timeout`; the rest is shipped at the next open.
 pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
-    let deadline = Instant::now() + timeout;
+    let deadline = tasks::now() + timeout;
     loop {
         if let Err(e) = db.capture_and_seal() {
             db.log(Level::Error, &e.to_string());
@@ -432,7 +433,7 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
         }
         db.hurry();
         let ship = lock(&db.ship);
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(tasks::now());
         if left.is_zero() {
             drop(ship);
             db.log(
@@ -442,7 +443,7 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
             break;
         }
         // Every acknowledgement and failure signals; the slice bounds a missed one.
-        drop(db.ship_signal.wait_timeout(ship, left.min(Duration::from_millis(100))));
+        drop(db.ship_signal.wait_for(&db.ship, ship, left.min(Duration::from_millis(100))));
     }
     end_shipper(db, deadline);
     db.write_status();
@@ -469,16 +470,13 @@ fn end_shipper(db: &Arc<Db>, deadline: Instant) {
     let mut ship = lock(&db.ship);
     ship.closing = true;
     db.ship_notify.notify_one();
-    let grace = deadline.max(Instant::now() + Duration::from_millis(500));
+    let grace = deadline.max(tasks::now() + Duration::from_millis(500));
     while ship.running {
-        let left = grace.saturating_duration_since(Instant::now());
+        let left = grace.saturating_duration_since(tasks::now());
         if left.is_zero() {
             // The runtime's end cuts the task off; nothing it has not acknowledged is forgotten.
             return;
         }
-        ship = match db.ship_signal.wait_timeout(ship, left) {
-            Ok((guard, _)) => guard,
-            Err(poisoned) => poisoned.into_inner().0,
-        };
+        ship = db.ship_signal.wait_for(&db.ship, ship, left);
     }
 }

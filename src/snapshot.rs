@@ -14,9 +14,9 @@ use crate::os::disk;
 use crate::pages::{Pages, page_size_of};
 use crate::replica::{acknowledge, conflict, stored_header_is};
 use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode};
-use crate::shipped;
 use crate::sibling::{self, Sibling};
 use crate::stream::ChunkWriter;
+use crate::{shipped, tasks};
 
 /// A snapshot that is ready to be streamed.
 struct Begun {
@@ -36,7 +36,7 @@ pub(crate) fn is_pointless(db: &Db) -> bool {
 pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
     let changes = db.counters.changes();
     let for_begin = Arc::clone(db);
-    let begun = tokio::task::spawn_blocking(move || begin(&for_begin))
+    let begun = tasks::spawn_blocking(move || begin(&for_begin))
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "beginning a snapshot failed").with_source(e))
         .and_then(|begun| begun)
@@ -60,7 +60,7 @@ pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
     stored.inspect_err(|_| abandon(db))?;
     db.counters.snapshot(reason);
     if reason.is_repair() {
-        lock(&db.pace).done(std::time::Instant::now());
+        lock(&db.pace).done(tasks::now());
     }
     acknowledge(db, header, None).await.inspect_err(|_| abandon(db))?;
     if let Some(capture) = db.capture().as_mut() {

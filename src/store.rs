@@ -4,14 +4,13 @@
 //! when the last one is closed. A process has one store; after a fork the
 //! child makes its own.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::clock::{Clock, Random, SeededRandom, SystemClock};
+use crate::clock::{Clock, Random};
 use crate::config::DbConfig;
 use crate::db::{Client, Db, Opened, canonical_identity, lock, meta_dir, vfs_dir};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +20,7 @@ use crate::os::disk;
 use crate::pages::page_size_of;
 use crate::probe::Found;
 use crate::sibling::{Sibling, other_page_size};
+use crate::tasks::{self, Handle, Runtime, Signal, Task, Thread};
 use crate::{probe, replica};
 
 /// Device and inode.
@@ -47,25 +47,25 @@ pub struct Store {
     random: Arc<dyn Random>,
     registry: Mutex<Registry>,
     /// Signalled when a database has gone.
-    closed: Condvar,
+    closed: Signal,
     worker: Mutex<Worker>,
-    worker_signal: Condvar,
+    worker_signal: Signal,
     io: Mutex<Io>,
     worker_running: AtomicBool,
 }
 
 #[derive(Default)]
 struct Registry {
-    databases: HashMap<Identity, Arc<Db>>,
-    clients: HashMap<PathBuf, (DbConfig, Arc<Client>)>,
+    databases: BTreeMap<Identity, Arc<Db>>,
+    clients: BTreeMap<PathBuf, (DbConfig, Arc<Client>)>,
     /// What storage held when a database without local state was looked at.
-    found: HashMap<PathBuf, Found>,
+    found: BTreeMap<PathBuf, Found>,
 }
 
 /// The upload threads and who uses them; an idle process has none.
 #[derive(Default)]
 struct Io {
-    runtime: Option<tokio::runtime::Runtime>,
+    runtime: Option<Runtime>,
     /// Counts runtimes, so that a late user of an old one does not end the present one.
     generation: u64,
     users: usize,
@@ -131,29 +131,14 @@ impl Drop for Waiting {
     }
 }
 
-fn start_runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .max_blocking_threads(8)
-        .thread_keep_alive(Duration::from_secs(1))
-        .thread_name("litestream-io")
-        .thread_stack_size(1 << 20)
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(|e| {
-            Error::new(ErrorKind::Internal, "cannot start the upload threads").with_source(e)
-        })
-}
-
 #[derive(Default)]
 struct Worker {
-    due: HashMap<Identity, Instant>,
+    due: BTreeMap<Identity, Instant>,
     soon: Vec<Identity>,
     /// The upload threads may have lost their last user.
     rest_io: bool,
     stop: bool,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 impl std::fmt::Debug for Store {
@@ -167,12 +152,12 @@ impl Store {
     pub fn new(log: Arc<dyn Log>) -> Arc<Store> {
         Arc::new(Store {
             log,
-            clock: Arc::new(SystemClock),
-            random: Arc::new(SeededRandom::from_system()),
+            clock: tasks::clock(),
+            random: tasks::random(),
             registry: Mutex::default(),
-            closed: Condvar::new(),
+            closed: Signal::default(),
             worker: Mutex::default(),
-            worker_signal: Condvar::new(),
+            worker_signal: Signal::default(),
             io: Mutex::default(),
             worker_running: AtomicBool::new(false),
         })
@@ -264,10 +249,7 @@ impl Store {
         let mut registry = lock(&self.registry);
         while registry.databases.get(&identity).is_some_and(|db| db.closing.load(Ordering::Acquire))
         {
-            registry = match self.closed.wait(registry) {
-                Ok(guard) => guard,
-                Err(poisoned) => poisoned.into_inner(),
-            };
+            registry = self.closed.wait(&self.registry, registry);
         }
         if let Some(db) = registry.databases.get(&identity) {
             if db.client.identity() != client.identity() {
@@ -396,7 +378,7 @@ impl Store {
 
     /// Lets the worker capture and seal after `delay`.
     pub(crate) fn schedule(self: &Arc<Self>, identity: Identity, delay: Duration) {
-        let due = Instant::now() + delay;
+        let due = tasks::now() + delay;
         {
             let mut worker = lock(&self.worker);
             let at = worker.due.entry(identity).or_insert(due);
@@ -426,11 +408,7 @@ impl Store {
 
     fn start_worker(self: &Arc<Self>) {
         let store = Arc::clone(self);
-        let spawned = std::thread::Builder::new()
-            .name("litestream".to_owned())
-            .stack_size(512 << 10)
-            .spawn(move || store.work());
-        match spawned {
+        match Thread::spawn("litestream", move || store.work()) {
             Ok(thread) => {
                 let mut worker = lock(&self.worker);
                 worker.stop = false;
@@ -451,7 +429,7 @@ impl Store {
                     if worker.stop {
                         return;
                     }
-                    let now = Instant::now();
+                    let now = tasks::now();
                     let captures = std::mem::take(&mut worker.soon);
                     let seals: Vec<Identity> = worker
                         .due
@@ -468,14 +446,12 @@ impl Store {
                     }
                     let next = worker.due.values().min().copied();
                     worker = match next {
-                        Some(at) => self
-                            .worker_signal
-                            .wait_timeout(worker, at.saturating_duration_since(now))
-                            .map_or_else(|p| p.into_inner().0, |(guard, _)| guard),
-                        None => self
-                            .worker_signal
-                            .wait(worker)
-                            .unwrap_or_else(std::sync::PoisonError::into_inner),
+                        Some(at) => self.worker_signal.wait_for(
+                            &self.worker,
+                            worker,
+                            at.saturating_duration_since(now),
+                        ),
+                        None => self.worker_signal.wait(&self.worker, worker),
                     };
                 }
             };
@@ -510,13 +486,13 @@ impl Store {
 
     /// The upload threads, started on first use and kept while the returned
     /// user lives. `waiting`: 1 for a thread of the host that waits for them.
-    fn enter_io(self: &Arc<Self>, waiting: usize) -> Result<(tokio::runtime::Handle, IoUser)> {
+    fn enter_io(self: &Arc<Self>, waiting: usize) -> Result<(Handle, IoUser)> {
         let mut io = lock(&self.io);
         let handle = match &io.runtime {
-            Some(runtime) => runtime.handle().clone(),
+            Some(runtime) => runtime.handle(),
             None => {
-                let runtime = start_runtime()?;
-                let handle = runtime.handle().clone();
+                let runtime = Runtime::start()?;
+                let handle = runtime.handle();
                 io.runtime = Some(runtime);
                 io.generation += 1;
                 (io.users, io.waiting) = (0, 0);
@@ -541,7 +517,7 @@ impl Store {
     pub(crate) fn spawn_blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<tokio::task::JoinHandle<T>> {
+    ) -> Result<Task<T>> {
         let (handle, user) = self.enter_io(0)?;
         Ok(handle.spawn_blocking(move || {
             let _user = user;
@@ -555,8 +531,8 @@ impl Store {
             Ok((handle, user)) => {
                 handle.spawn(async move {
                     let _user = user;
-                    let task = tokio::spawn(replica::run(Arc::clone(&db)));
-                    if task.await.is_err_and(|e| e.is_panic()) {
+                    let task = tasks::spawn(replica::run(Arc::clone(&db)));
+                    if task.await.is_err_and(|e| e.panicked) {
                         db.fault("the upload task panicked");
                         lock(&db.ship).running = false;
                         db.ship_signal.notify_all();
@@ -610,8 +586,7 @@ impl Store {
         };
         self.worker_signal.notify_all();
         if let Some(thread) = thread {
-            // A panic of the worker was reported where it happened.
-            let _ = thread.join();
+            thread.join();
         }
         self.worker_running.store(false, Ordering::Release);
         let again = {

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica_client::ByteStream;
+use crate::tasks;
 
 /// Bytes of one chunk.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -30,15 +31,16 @@ impl ChunkWriter {
         produce: impl FnOnce(&mut ChunkWriter) -> Result<()> + Send + 'static,
     ) -> ByteStream {
         let (out, incoming) = mpsc::channel(CHUNKS_MAX);
-        tokio::task::spawn_blocking(move || {
+        tasks::spawn_blocking(move || {
             let mut writer = ChunkWriter { chunk: BytesMut::with_capacity(CHUNK_BYTES), out };
             let done = produce(&mut writer)
                 .and_then(|()| writer.flush().map_err(|e| upload_ended().with_source(e)));
             // A reader that is gone needs neither end nor error.
-            let _ = writer.out.blocking_send(match done {
+            let end = match done {
                 Ok(()) => None,
                 Err(e) => Some(Err(e)),
-            });
+            };
+            tasks::send(&writer.out, end);
         });
         let chunks = futures_util::stream::unfold(Some(incoming), |incoming| async move {
             let mut incoming = incoming?;
@@ -74,9 +76,10 @@ impl Write for ChunkWriter {
             return Ok(());
         }
         let full = std::mem::replace(&mut self.chunk, BytesMut::with_capacity(CHUNK_BYTES));
-        self.out
-            .blocking_send(Some(Ok(full.freeze())))
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the upload ended early"))
+        if tasks::send(&self.out, Some(Ok(full.freeze()))) {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::BrokenPipe, "the upload ended early"))
     }
 }
 

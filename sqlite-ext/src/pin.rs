@@ -124,7 +124,7 @@ fn retry<T>(
         }
         // The first few collisions are with a commit in progress.
         if attempt >= 5 {
-            std::thread::sleep(pause);
+            litestream::tasks::sleep_blocking(pause);
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }

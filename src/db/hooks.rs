@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::capture::position::CleanMark;
 use crate::capture::{Gap, Published};
@@ -13,6 +13,7 @@ use crate::host::WalIndexHeader;
 use crate::log::Level;
 use crate::ltx::{Txid, is_valid_page_size};
 use crate::os::disk as os;
+use crate::tasks;
 
 /// Frames that a connection which wants to restart the WAL captures itself
 /// instead of waiting for the worker.
@@ -123,21 +124,18 @@ impl Db {
             self.capture_now("the WAL is restarted");
             return true;
         }
-        let deadline = Instant::now() + RESTART_WAIT;
+        let deadline = tasks::now() + RESTART_WAIT;
         if let Some(store) = self.store.upgrade() {
             store.capture_soon(self.identity);
         }
         let (generation, signal) = &self.captured_signal;
         let mut seen = lock(generation);
         while !self.is_caught_up() {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(tasks::now());
             if left.is_zero() {
                 return false;
             }
-            seen = match signal.wait_timeout(seen, left) {
-                Ok((guard, _)) => guard,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            seen = signal.wait_for(generation, seen, left);
         }
         true
     }
@@ -322,7 +320,7 @@ impl Db {
     /// `Transient` when `timeout` passes first, `Conflict` when nothing is
     /// shipped because the replica holds another history.
     pub fn sync(&self, timeout: Wait) -> Result<Txid> {
-        let deadline = Instant::now() + timeout;
+        let deadline = tasks::now() + timeout;
         self.capture_and_seal()?;
         self.hurry();
         let (mut target, mut target_elsewhere) = (None, None);
@@ -349,7 +347,7 @@ impl Db {
             if ship.not_wal {
                 return Err(Error::new(ErrorKind::Unsupported, self.not_wal_text()));
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(tasks::now());
             if left.is_zero() {
                 let why = ship.last_error.clone().unwrap_or_else(|| "no answer yet".to_owned());
                 return Err(Error::new(
@@ -362,10 +360,7 @@ impl Db {
             }
             // A full queue makes room only with acknowledgements, each of which signals.
             let slice = left.min(Duration::from_millis(200));
-            let ship = match self.ship_signal.wait_timeout(ship, slice) {
-                Ok((guard, _)) => guard,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            let ship = self.ship_signal.wait_for(&self.ship, ship, slice);
             // After a failure the shipper's pause decides when to try again.
             let room = ship.history == History::Agreed
                 && ship.pending.is_empty()

@@ -20,7 +20,7 @@ pub(crate) use ship::{History, Pending, Ship};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use crate::capture::{Capture, Gap, Published};
@@ -34,6 +34,8 @@ use crate::ltx::Txid;
 use crate::os::disk::Owner;
 use crate::pace::Pace;
 use crate::store::Store;
+pub(crate) use crate::tasks::lock;
+use crate::tasks::{self, Signal, Task};
 
 /// Sealed segments that wait for storage at most; while so many wait, the
 /// open segment grows instead.
@@ -76,15 +78,15 @@ pub struct Db {
 
     pub(crate) capture: Mutex<Option<Capture>>,
     /// Signalled when a capture ends: for a connection that wants to restart the WAL.
-    captured_signal: (Mutex<u64>, Condvar),
+    captured_signal: (Mutex<u64>, Signal),
     pub(crate) ship: Mutex<Ship>,
     /// Signalled on every acknowledgement and change of health.
-    pub(crate) ship_signal: Condvar,
+    pub(crate) ship_signal: Signal,
     /// Wakes the shipper.
     pub(crate) ship_notify: tokio::sync::Notify,
     pub(crate) pin: pin::Pin,
     /// The checksums of the database as of the first read, when nothing local knew it.
-    pub(crate) baseline: Mutex<Option<tokio::task::JoinHandle<Option<Baseline>>>>,
+    pub(crate) baseline: Mutex<Option<Task<Option<Baseline>>>>,
     pub(crate) last_seal: Mutex<Option<Instant>>,
     pub(crate) counters: status::Counters,
     pub(crate) pace: Mutex<Pace>,
@@ -94,12 +96,6 @@ impl std::fmt::Debug for Db {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Db").field("path", &self.path).finish_non_exhaustive()
     }
-}
-
-/// A lock that a panic elsewhere must not make unusable: the state behind it
-/// is checked by its users, and faults are reported through `Db::fault`.
-pub(crate) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Db {
@@ -302,7 +298,7 @@ impl Db {
             // Another process captures, this one's commits as well; it is watched
             // for as long as something is not in storage.
             let watch = self.look_elsewhere()?.is_none_or(|e| !e.safe);
-            *lock(&self.last_seal) = Some(Instant::now());
+            *lock(&self.last_seal) = Some(tasks::now());
             self.armed.store(false, Ordering::SeqCst);
             if let Some(store) = self.store.upgrade()
                 && watch
@@ -363,7 +359,7 @@ impl Db {
         let now_ms = self.clock.now_ms();
         if let Some(segment) = capture.seal(now_ms)? {
             self.armed_at_ms.store(0, Ordering::Release);
-            *lock(&self.last_seal) = Some(Instant::now());
+            *lock(&self.last_seal) = Some(tasks::now());
             let mut ship = lock(&self.ship);
             ship.sealed_txid = segment.txid();
             ship.pending.push_back(Arc::new(Pending { segment, since_ms }));
@@ -398,7 +394,7 @@ impl Db {
         let interval = self.config.sync_interval;
         let first = interval.min(COALESCE);
         match *lock(&self.last_seal) {
-            Some(at) => interval.saturating_sub(at.elapsed()).max(first),
+            Some(at) => interval.saturating_sub(tasks::now() - at).max(first),
             None => first,
         }
     }

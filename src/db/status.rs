@@ -135,7 +135,7 @@ impl Db {
             "database": self.path.to_string_lossy(),
             "replica": self.client.url(),
             "meta_path": self.meta_dir.to_string_lossy(),
-            "pid": std::process::id(),
+            "pid": crate::tasks::process_id(),
             "txid": txid.map(|t| t.to_string()),
             "spooled_txid": ship.sealed_txid.to_string(),
             "replicated_txid": ship.acked.to_string(),

@@ -1,6 +1,9 @@
 //! The only user of `std::fs` in the library: files with private modes, exact
 //! positioned I/O, file identity, and locks, with errors that name the path.
 
+#[cfg(feature = "simulation")]
+pub mod simulated;
+
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::BuildHasher;
@@ -38,11 +41,21 @@ pub struct FileStat {
     pub is_dir: bool,
 }
 
+/// The file system of the simulated world that this thread belongs to.
+#[cfg(feature = "simulation")]
+fn simulated_disk() -> Option<std::sync::Arc<dyn simulated::Disk>> {
+    crate::tasks::simulated::current().map(|world| world.disk())
+}
+
 /// The state of the file at `path`, or `None` when there is none.
 ///
 /// # Errors
 /// The file system could not tell.
 pub fn stat(path: &Path) -> Result<Option<FileStat>> {
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = simulated_disk() {
+        return disk.stat(path).map_err(|e| Error::io("look at", path, e));
+    }
     match fs::metadata(path) {
         Ok(m) => Ok(Some(FileStat {
             dev: m.dev(),
@@ -61,8 +74,26 @@ pub fn stat(path: &Path) -> Result<Option<FileStat>> {
 /// An open file that remembers its path for error messages.
 #[derive(Debug)]
 pub struct File {
-    file: fs::File,
+    file: Kind,
     path: PathBuf,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Real(fs::File),
+    #[cfg(feature = "simulation")]
+    Simulated(Box<dyn simulated::DiskFile>),
+}
+
+/// Runs the first expression with a real file, the second with a simulated one.
+macro_rules! on_file {
+    ($file:expr, $real:ident => $there:expr, $simulated:ident => $here:expr) => {
+        match &$file {
+            Kind::Real($real) => $there,
+            #[cfg(feature = "simulation")]
+            Kind::Simulated($simulated) => $here,
+        }
+    };
 }
 
 impl File {
@@ -71,8 +102,13 @@ impl File {
     /// # Errors
     /// `NotFound` when it does not exist.
     pub fn open(path: &Path) -> Result<File> {
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = simulated_disk() {
+            let file = disk.open(path, false).map_err(|e| Error::io("open", path, e))?;
+            return Ok(File { file: Kind::Simulated(file), path: path.to_owned() });
+        }
         let file = fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
-        Ok(File { file, path: path.to_owned() })
+        Ok(File { file: Kind::Real(file), path: path.to_owned() })
     }
 
     /// Opens for reading and writing; makes it with a private mode, owned by
@@ -81,6 +117,11 @@ impl File {
     /// # Errors
     /// The file could not be opened or made.
     pub fn open_private(path: &Path, owner: Option<Owner>) -> Result<File> {
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = simulated_disk() {
+            let file = disk.open(path, true).map_err(|e| Error::io("open", path, e))?;
+            return Ok(File { file: Kind::Simulated(file), path: path.to_owned() });
+        }
         let mut options = fs::OpenOptions::new();
         options.read(true).write(true).mode(PRIVATE_FILE);
         let file = match options.open(path) {
@@ -95,7 +136,7 @@ impl File {
             }
             other => other.map_err(|e| Error::io("open", path, e))?,
         };
-        Ok(File { file, path: path.to_owned() })
+        Ok(File { file: Kind::Real(file), path: path.to_owned() })
     }
 
     /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end.
@@ -105,7 +146,8 @@ impl File {
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         let mut done = 0;
         while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+            let (rest, at) = (&mut buf[done..], offset + done as u64);
+            match on_file!(self.file, f => f.read_at(rest, at), f => f.read_at(rest, at)) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -120,7 +162,11 @@ impl File {
     /// # Errors
     /// `Corrupt` when the file ends before.
     pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(buf, offset).map_err(|e| Error::io("read", &self.path, e))
+        if self.read_at(buf, offset)? == buf.len() {
+            return Ok(());
+        }
+        let short = io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends before");
+        Err(Error::io("read", &self.path, short))
     }
 
     /// Writes all of `buf` at `offset`.
@@ -128,7 +174,8 @@ impl File {
     /// # Errors
     /// `Full` when the device has no room.
     pub fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(buf, offset).map_err(|e| Error::io("write", &self.path, e))
+        on_file!(self.file, f => f.write_all_at(buf, offset), f => f.write_all_at(buf, offset))
+            .map_err(|e| Error::io("write", &self.path, e))
     }
 
     /// Sets the length in bytes.
@@ -136,15 +183,8 @@ impl File {
     /// # Errors
     /// The file system refused.
     pub fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len).map_err(|e| Error::io("resize", &self.path, e))
-    }
-
-    /// Makes the content survive a power loss.
-    ///
-    /// # Errors
-    /// The device failed: what was written before may be lost.
-    pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|e| Error::io("fsync", &self.path, e))
+        on_file!(self.file, f => f.set_len(len), f => f.set_len(len))
+            .map_err(|e| Error::io("resize", &self.path, e))
     }
 
     /// Length in bytes.
@@ -152,7 +192,8 @@ impl File {
     /// # Errors
     /// The file system could not tell.
     pub fn len(&self) -> Result<u64> {
-        Ok(self.file.metadata().map_err(|e| Error::io("look at", &self.path, e))?.len())
+        on_file!(self.file, f => f.metadata().map(|m| m.len()), f => f.len())
+            .map_err(|e| Error::io("look at", &self.path, e))
     }
 
     /// Whether the file has no bytes.
@@ -172,21 +213,38 @@ impl File {
     pub fn try_lock(&self) -> Result<bool> {
         use rustix::fs::{FlockOperation, fcntl_lock};
         use rustix::io::Errno;
-        match fcntl_lock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+        let lock = |file| match fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
             Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
-            Err(e) => Err(Error::io("lock", &self.path, e.into())),
-        }
+            Err(e) => Err(io::Error::from(e)),
+        };
+        on_file!(self.file, f => lock(f), f => f.try_lock())
+            .map_err(|e| Error::io("lock", &self.path, e))
+    }
+
+    /// Gives such a lock back without closing the file.
+    ///
+    /// # Errors
+    /// The file system does not support locks.
+    pub fn unlock(&self) -> Result<()> {
+        use rustix::fs::{FlockOperation, fcntl_lock};
+        let unlock = |file| fcntl_lock(file, FlockOperation::NonBlockingUnlock);
+        on_file!(self.file, f => unlock(f).map_err(io::Error::from), f => f.unlock())
+            .map_err(|e| Error::io("unlock", &self.path, e))
+    }
+
+    /// Makes the content survive a power loss.
+    ///
+    /// # Errors
+    /// The device failed: what was written before may be lost.
+    pub fn sync(&self) -> Result<()> {
+        on_file!(self.file, f => f.sync_data(), f => f.sync())
+            .map_err(|e| Error::io("fsync", &self.path, e))
     }
 
     /// The path that it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The standard file, for code that needs `Read` or `Write`.
-    pub fn into_std(self) -> fs::File {
-        self.file
     }
 }
 
@@ -195,6 +253,10 @@ impl File {
 /// # Errors
 /// A directory could not be made, or `path` is not one.
 pub fn create_private_dir(path: &Path, owner: Option<Owner>) -> Result<()> {
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = simulated_disk() {
+        return disk.create_dir_all(path).map_err(|e| Error::io("create directory", path, e));
+    }
     if path.is_dir() {
         return Ok(());
     }
@@ -226,6 +288,10 @@ fn give_to(path: &Path, owner: Option<Owner>) {
 /// # Errors
 /// The directory could not be read.
 pub fn list_dir(path: &Path) -> Result<Vec<String>> {
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = simulated_disk() {
+        return disk.list(path).map_err(|e| Error::io("list", path, e));
+    }
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -247,10 +313,18 @@ pub fn list_dir(path: &Path) -> Result<Vec<String>> {
 /// # Errors
 /// The file system refused.
 pub fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    match remove(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
         _ => Ok(()),
     }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = simulated_disk() {
+        return disk.remove(path);
+    }
+    fs::remove_file(path)
 }
 
 /// Renames a file over another.
@@ -258,6 +332,10 @@ pub fn remove_file(path: &Path) -> Result<()> {
 /// # Errors
 /// The file system refused.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = simulated_disk() {
+        return disk.rename(from, to).map_err(|e| Error::io("rename", from, e));
+    }
     fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
 }
 
@@ -266,6 +344,17 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
 /// # Errors
 /// The file could not be read.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    #[cfg(feature = "simulation")]
+    if simulated_disk().is_some() {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == crate::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let mut content = vec![0; file.len()? as usize];
+        let got = file.read_at(&mut content, 0)?;
+        content.truncate(got);
+        return Ok(Some(content));
+    }
     match fs::read(path) {
         Ok(b) => Ok(Some(b)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -289,6 +378,10 @@ pub fn write_private(path: &Path, content: &[u8], owner: Option<Owner>) -> Resul
 /// in the page cache still. Never zeros. Where the system has no such number,
 /// each process has one of its own.
 pub fn boot_id() -> [u8; 16] {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = crate::tasks::simulated::current() {
+        return world.boot_id();
+    }
     static ID: OnceLock<[u8; 16]> = OnceLock::new();
     *ID.get_or_init(|| system_boot_id().unwrap_or_else(process_id))
 }
@@ -313,6 +406,10 @@ fn process_id() -> [u8; 16] {
 /// # Errors
 /// The directory part does not exist or cannot be read.
 pub fn canonical(path: &Path) -> Result<PathBuf> {
+    #[cfg(feature = "simulation")]
+    if simulated_disk().is_some() {
+        return Ok(path.to_owned());
+    }
     if let Ok(found) = fs::canonicalize(path) {
         return Ok(found);
     }

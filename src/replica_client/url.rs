@@ -25,6 +25,8 @@ pub fn open(url: &str, options: &ReplicaOptions) -> Result<Arc<dyn ReplicaClient
     let parts = UrlParts::split(url)?;
     match parts.scheme.as_str() {
         "file" => Ok(Arc::new(open_file(&parts, options)?)),
+        #[cfg(feature = "simulation")]
+        "sim" if let Some(world) = crate::tasks::simulated::current() => Ok(world.storage(url)),
         "s3" => open_s3(&parts, options),
         other if UNSERVED.contains(&other) => Err(Error::new(
             ErrorKind::Unsupported,

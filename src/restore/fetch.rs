@@ -10,14 +10,13 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt, TryStreamExt};
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
 
 use super::{Progress, ReplayOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica_client::retry::Retrier;
 use crate::replica_client::{FileId, FileInfo, ReplicaClient};
+use crate::tasks::{self, Guard, Spawn, Task};
 
 /// Bytes of a chunk while few requests run; files up to this size are fetched
 /// whole.
@@ -56,7 +55,7 @@ fn jobs(files: Vec<FileInfo>, chunk: u64) -> impl Iterator<Item = Job> {
 }
 
 /// A task that ends with its owner.
-struct Owned<T>(JoinHandle<T>);
+struct Owned<T>(Task<T>);
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
@@ -67,7 +66,7 @@ impl<T> Drop for Owned<T> {
 /// The bytes of a list of files, one after the other.
 pub(super) struct Fetcher {
     chunks: mpsc::Receiver<Result<Chunk>>,
-    _task: Owned<()>,
+    _task: Guard,
     progress: Arc<dyn Progress>,
     files: VecDeque<u64>,
     failure: Option<Error>,
@@ -77,7 +76,7 @@ impl Fetcher {
     /// Starts downloading `files` in the order given.
     pub(super) fn start(
         client: Arc<dyn ReplicaClient>,
-        rt: &Handle,
+        rt: &impl Spawn,
         files: Vec<FileInfo>,
         options: &ReplayOptions,
     ) -> Self {
@@ -88,9 +87,10 @@ impl Fetcher {
         let jobs = jobs(files, chunk_bytes);
         let pool = Arc::new(Pool { capacity: chunk_bytes as usize, free: Mutex::default() });
         let storage = Storage { client, retrier: options.retrier.clone(), pool };
-        let task = rt.spawn(download(Arc::new(storage), jobs, parallelism, sender));
+        let task =
+            rt.spawn_guarded(Box::pin(download(Arc::new(storage), jobs, parallelism, sender)));
         let progress = options.progress.clone();
-        Fetcher { chunks, _task: Owned(task), progress, files: sizes, failure: None }
+        Fetcher { chunks, _task: task, progress, files: sizes, failure: None }
     }
 
     /// A reader of the next file; the one before must have been read to its end.
@@ -155,7 +155,7 @@ async fn download(
     let gate = Arc::new(Semaphore::new(parallelism));
     let tasks = jobs.map(|job| {
         let (storage, gate) = (storage.clone(), gate.clone());
-        let mut task = Owned(tokio::spawn(async move {
+        let mut task = Owned(tasks::spawn(async move {
             let _permit = gate.acquire_owned().await;
             storage.fetch(&job).await
         }));
@@ -220,7 +220,7 @@ impl FileReader<'_> {
     fn next_chunk(&mut self) -> io::Result<&mut Chunk> {
         // Back to the pool before the next one is waited for.
         self.chunk = None;
-        match self.fetcher.chunks.blocking_recv() {
+        match tasks::receive(&mut self.fetcher.chunks) {
             Some(Ok(chunk)) => {
                 self.fetcher.progress.advance(chunk.data.len() as u64);
                 Ok(self.chunk.insert(chunk))

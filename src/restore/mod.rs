@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::clock::{SeededRandom, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Pgno;
 use crate::os::replace::Replacement;
 use crate::plan::{RestorePlan, Target, calc_restore_plan, list_levels_with};
 use crate::replica_client::retry::{Retrier, RetryPolicy};
 use crate::replica_client::{FileInfo, ReplicaClient};
+use crate::tasks;
 
 mod fetch;
 mod pages;
@@ -89,11 +89,7 @@ impl Default for ReplayOptions {
         ReplayOptions {
             parallelism: PARALLELISM_DEFAULT,
             progress: Arc::new(NoProgress),
-            retrier: Retrier {
-                policy: RETRIES,
-                clock: Arc::new(SystemClock),
-                random: Arc::new(SeededRandom::from_system()),
-            },
+            retrier: Retrier { policy: RETRIES, clock: tasks::clock(), random: tasks::random() },
         }
     }
 }

@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
-
 use super::fetch::{Fetcher, FileReader};
 use super::pages::PageSet;
 use super::{PageSink, ReplayOptions};
@@ -15,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{Decoder, HEADER_SIZE, Header, Pgno, Txid, lock_pgno};
 use crate::plan::RestorePlan;
 use crate::replica_client::{FileInfo, ReplicaClient};
+use crate::tasks::Spawn;
 
 /// Missing pages that an error names.
 const MISSING_NAMED: usize = 5;
@@ -51,7 +50,7 @@ pub struct ReplaySummary {
 /// is needed; the sink's errors.
 pub fn replay(
     client: Arc<dyn ReplicaClient>,
-    rt: &Handle,
+    rt: &impl Spawn,
     plan: &RestorePlan,
     options: &ReplayOptions,
     sink: &mut dyn PageSink,
