@@ -28,11 +28,11 @@ def plain(value):
     return str(value) if isinstance(value, pathlib.Path) else value
 
 
-def start(script, env=None, **values):
+def start(script, env=None, python=paths.PYTHON, **values):
     """Start a host program; `values` become its global variables."""
     values = {name: plain(value) for name, value in values.items()}
     return subprocess.Popen(
-        [paths.PYTHON, "-c", _program(script, values)], env=_environment(env or {}), text=True,
+        [python, "-c", _program(script, values)], env=_environment(env or {}), text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )
 
@@ -57,9 +57,9 @@ def finish(process, timeout=120):
     return said
 
 
-def host(script, env=None, timeout=120, **values):
+def host(script, env=None, timeout=120, python=paths.PYTHON, **values):
     """Run a host program to its end; returns what it said."""
-    return finish(start(script, env, **values), timeout)
+    return finish(start(script, env, python, **values), timeout)
 
 
 def hear(process):

@@ -4,11 +4,14 @@ Runs inside the child process that plays the host, under Debian's Python. The
 test hands it its variables as JSON in the environment (see child.py).
 """
 
+import importlib
 import json
 import os
-import sqlite3
 import sys
 import urllib.parse
+
+# A module that speaks Python's database API over another SQLite may take its place.
+sqlite3 = importlib.import_module(os.environ.get("LAB_DBAPI", "sqlite3"))
 
 EXTENSION = os.environ.get("LAB_EXTENSION")
 _loader = None

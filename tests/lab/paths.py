@@ -11,6 +11,8 @@ OURS = pathlib.Path(os.environ.get("LITESTREAM_BIN", TARGET / "release/litestrea
 GO_17 = CACHE / "litestream-0.5.17/bin/litestream"
 GO_15 = CACHE / "litestream-0.5.15/bin/litestream"
 MINISTACK = CACHE / "services/ministack/bin/ministack"
+SQLCIPHER_PYTHON = CACHE / "sqlcipher3/bin/python"
+CIPHERS_PYTHON = CACHE / "apsw-sqlite3mc/bin/python"
 NODE_MODULES = CACHE / "node/node_modules"
 PYTHON = "/usr/bin/python3"
 

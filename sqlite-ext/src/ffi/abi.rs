@@ -133,6 +133,7 @@ pub(crate) const SQLITE_IOERR_SHORT_READ: c_int = 522;
 pub(crate) const SQLITE_OPEN_READONLY: c_int = 0x0000_0001;
 pub(crate) const SQLITE_OPEN_READWRITE: c_int = 0x0000_0002;
 pub(crate) const SQLITE_OPEN_CREATE: c_int = 0x0000_0004;
+pub(crate) const SQLITE_OPEN_MEMORY: c_int = 0x0000_0080;
 pub(crate) const SQLITE_OPEN_DELETEONCLOSE: c_int = 0x0000_0008;
 pub(crate) const SQLITE_OPEN_MAIN_DB: c_int = 0x0000_0100;
 pub(crate) const SQLITE_OPEN_WAL: c_int = 0x0008_0000;
@@ -147,6 +148,18 @@ pub(crate) const SQLITE_SHM_SHARED: c_int = 4;
 pub(crate) const SQLITE_SHM_EXCLUSIVE: c_int = 8;
 
 pub(crate) const SQLITE_FCNTL_FILE_POINTER: c_int = 7;
+/// Ours: asks a file, through any VFS above it, for its hooks. The argument is
+/// a [`HooksQuery`]. SQLite keeps codes below 100 for itself.
+pub(crate) const FCNTL_HOOKS: c_int = 0x4c54_5801;
+
+/// What [`FCNTL_HOOKS`] is asked with.
+#[repr(C)]
+pub(crate) struct HooksQuery {
+    /// Tells this library's question from another one's of the same code.
+    pub question: usize,
+    /// The answer, of the asker's type; null before.
+    pub answer: *const c_void,
+}
 pub(crate) const SQLITE_FCNTL_VFSNAME: c_int = 12;
 pub(crate) const SQLITE_FCNTL_PRAGMA: c_int = 14;
 pub(crate) const SQLITE_FCNTL_COMMIT_PHASETWO: c_int = 22;

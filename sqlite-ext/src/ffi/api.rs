@@ -69,9 +69,11 @@ api_table! {
     value_text = 109: fn(*mut sqlite3_value) -> *const c_char;
     value_type = 113: fn(*mut sqlite3_value) -> c_int;
     file_control = 127: fn(*mut sqlite3, *const c_char, c_int, *mut c_void) -> c_int;
+    open_v2 = 135: fn(*const c_char, *mut *mut sqlite3, c_int, *const c_char) -> c_int;
     vfs_find = 141: fn(*const c_char) -> *mut sqlite3_vfs;
     vfs_register = 142: fn(*mut sqlite3_vfs, c_int) -> c_int;
     threadsafe = 144: fn() -> c_int;
+    close_v2 = 179: fn(*mut sqlite3) -> c_int;
     context_db_handle = 149: fn(*mut sqlite3_context) -> *mut sqlite3;
     create_function_v2 = 162: fn(
         *mut sqlite3, *const c_char, c_int, c_int, *mut c_void,

@@ -91,17 +91,29 @@ pub(super) unsafe fn place_wal(file: *mut sqlite3_file, hooks: WalFile) {
     }
 }
 
-/// The hooks of `file` when it is a replicated database of this library.
+/// The hooks of `file` when it is a replicated database of this library, or
+/// one lies below it: a VFS above ours (encryption, say) passes the question on.
 ///
 /// # Safety
 /// `file` is null or an open file of any VFS, not closed meanwhile.
 pub(super) unsafe fn main_hooks<'a>(file: *mut sqlite3_file) -> Option<&'a MainFile> {
     // SAFETY: every open file begins with its methods; the address of a table
-    // of ours proves the type.
+    // of ours proves the type. Only `main_file_control` knows the question, and
+    // answers with the hooks of an open file below `file`.
     unsafe {
-        let methods = file.as_ref()?.pMethods;
-        MAIN.iter().any(|t| std::ptr::eq(t, methods)).then(|| &main_of(file).hooks)
+        let methods = file.as_ref()?.pMethods.as_ref()?;
+        if MAIN.iter().any(|t| std::ptr::eq(t, methods)) {
+            return Some(&main_of(file).hooks);
+        }
+        let mut query = HooksQuery { question: question(), answer: std::ptr::null() };
+        let rc = methods.xFileControl?(file, FCNTL_HOOKS, (&raw mut query).cast());
+        if rc == SQLITE_OK { query.answer.cast::<MainFile>().as_ref() } else { None }
     }
+}
+
+/// An address in this copy of the library, which no other question can hold.
+fn question() -> usize {
+    (&raw const MAIN) as usize
 }
 
 /// The table for what the host's file offers: never a method more.
@@ -239,6 +251,18 @@ unsafe extern "C" fn main_file_control(f: *mut sqlite3_file, op: c_int, arg: *mu
             let rc = forward!(f, xFileControl, SQLITE_NOTFOUND, op, arg);
             // SAFETY: the argument of this opcode is a place for a string.
             unsafe { prefix_vfs_name(rc, arg.cast()) }
+        }
+        FCNTL_HOOKS => {
+            // SAFETY: whoever uses this code gives null or memory that begins
+            // with an address-sized question.
+            match unsafe { arg.cast::<HooksQuery>().as_mut() } {
+                Some(query) if query.question == question() => {
+                    // SAFETY: a file of `MAIN`.
+                    query.answer = unsafe { (&raw const main_of(f).hooks).cast() };
+                    SQLITE_OK
+                }
+                _ => forward!(f, xFileControl, SQLITE_NOTFOUND, op, arg),
+            }
         }
         SQLITE_FCNTL_COMMIT_PHASETWO => {
             let rc = forward!(f, xFileControl, SQLITE_NOTFOUND, op, arg);

@@ -17,6 +17,13 @@ use crate::primary_vfs::{self, OpenRequest, Plan};
 pub(crate) const NAME: &str = "litestream";
 const NAME_C: &CStr = c"litestream";
 
+/// Begins the name of an encrypting VFS (SQLite3 Multiple Ciphers) over the VFS
+/// that the rest names. Nothing may lie above it: SQLite hands it pages only
+/// when its files are the pager's own. So it goes on top of ours.
+const CIPHERS: &str = "multipleciphers-";
+/// The encrypting VFS over ours, which such a host makes when it is asked for it.
+const CIPHERS_OVER_OURS: &CStr = c"multipleciphers-litestream";
+
 /// What the VFS's `pAppData` points to.
 struct AppData {
     host: HostVfs,
@@ -24,7 +31,10 @@ struct AppData {
 
 struct Registered {
     vfs: NonNull<sqlite3_vfs>,
-    host: HostVfs,
+    /// The default VFS as it was found.
+    default: HostVfs,
+    /// That one encrypts.
+    encrypts: bool,
 }
 
 // SAFETY: the structure is leaked and, after registration, written by SQLite
@@ -50,17 +60,47 @@ pub(super) fn register(api: &'static Api) -> Result<(), String> {
             .to_owned());
     }
     // SAFETY: null asks for the default VFS.
-    let Some(host) = NonNull::new(unsafe { (api.vfs_find)(null()) }) else {
+    let Some(default) = NonNull::new(unsafe { (api.vfs_find)(null()) }) else {
         return Err("the host's SQLite has no default VFS".to_owned());
     };
-    let vfs = shim_of(HostVfs(host));
+    let below = below_ciphers(api, default)?;
+    let vfs = shim_of(HostVfs(below.unwrap_or(default)));
     // SAFETY: a leaked, complete VFS.
     let rc = unsafe { (api.vfs_register)(vfs.as_ptr(), 0) };
     if rc != SQLITE_OK {
         return Err(format!("sqlite3_vfs_register answered {rc}"));
     }
-    let _ = REGISTERED.set(Registered { vfs, host: HostVfs(host) });
+    let encrypts = below.is_some();
+    let _ = REGISTERED.set(Registered { vfs, default: HostVfs(default), encrypts });
     Ok(())
+}
+
+/// The VFS below `vfs` when that one encrypts.
+fn below_ciphers(
+    api: &Api,
+    vfs: NonNull<sqlite3_vfs>,
+) -> Result<Option<NonNull<sqlite3_vfs>>, String> {
+    // SAFETY: a registered VFS and its name are readable for ever.
+    let name = unsafe { CStr::from_ptr(vfs.as_ref().zName) }.to_string_lossy().into_owned();
+    let Some(below) = name.strip_prefix(CIPHERS) else { return Ok(None) };
+    // SAFETY: a C string.
+    match NonNull::new(unsafe { (api.vfs_find)(c_text(below).as_ptr()) }) {
+        Some(below) => Ok(Some(below)),
+        None => Err(format!("the VFS below {name} is not registered")),
+    }
+}
+
+/// The encrypting VFS over ours, made if need be.
+fn ciphers_over_ours() -> Option<NonNull<sqlite3_vfs>> {
+    let mut db = null_mut();
+    let flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_MEMORY;
+    // SAFETY: C strings and a place for the connection, which is closed whether
+    // the open failed or not; opening by that name is what makes the VFS.
+    unsafe {
+        (api().open_v2)(c":memory:".as_ptr(), &raw mut db, flags, CIPHERS_OVER_OURS.as_ptr());
+        (api().close_v2)(db);
+        NonNull::new((api().vfs_find)(CIPHERS_OVER_OURS.as_ptr()))
+    }
 }
 
 /// Makes ours, or the host's own, the VFS for opens that name none.
@@ -69,8 +109,12 @@ pub(super) fn register(api: &'static Api) -> Result<(), String> {
 /// SQLite's result code.
 pub(crate) fn set_default(ours: bool) -> Result<(), c_int> {
     let Some(registered) = REGISTERED.get() else { return Err(SQLITE_ERROR) };
-    let vfs = if ours { registered.vfs } else { registered.host.0 };
-    // SAFETY: both are registered and live for ever; registering again only
+    let vfs = match (ours, registered.encrypts) {
+        (true, true) => ciphers_over_ours().ok_or(SQLITE_ERROR)?,
+        (true, false) => registered.vfs,
+        (false, _) => registered.default.0,
+    };
+    // SAFETY: all are registered and live for ever; registering again only
     // changes which is the default.
     match unsafe { (api().vfs_register)(vfs.as_ptr(), 1) } {
         SQLITE_OK => Ok(()),
