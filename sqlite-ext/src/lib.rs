@@ -23,4 +23,6 @@ mod registry;
 mod runtime;
 mod sql;
 
+#[cfg(feature = "simulation")]
+pub use ffi::simulation;
 pub use ffi::{sqlite3_extension_init, sqlite3_litestreamvfs_init};

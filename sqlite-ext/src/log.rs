@@ -39,6 +39,10 @@ impl Sink {
 
 impl Log for Sink {
     fn log(&self, level: Level, message: &str) {
+        #[cfg(feature = "simulation")]
+        if let Some(world) = litestream::tasks::simulated::current() {
+            return world.log(level, message);
+        }
         if level < self.least {
             return;
         }

@@ -195,6 +195,12 @@ impl Connection {
         (self.generation == process::generation()).then_some(&self.db)
     }
 
+    /// Whether process `process` opened it.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn is_of(&self, process: u32) -> bool {
+        self.generation == process
+    }
+
     fn is_wal(&self) -> bool {
         self.wal_open.load(Ordering::Relaxed)
     }

@@ -43,8 +43,9 @@ pub(crate) fn remove(connection: &Arc<Connection>) {
 /// `path` or on the database of `wal`.
 pub(crate) fn find(name_address: usize, path: &[u8], wal: &[u8]) -> Option<Arc<Connection>> {
     let entries = entries();
-    let exact = entries.iter().find(|e| e.name_address == name_address && e.path == path);
-    let named = || entries.iter().rev().find(|e| e.path == path || wal == wal_name(&e.path));
+    let mut mine = entries.iter().filter(|e| e.connection.db().is_some());
+    let exact = mine.clone().find(|e| e.name_address == name_address && e.path == path);
+    let named = || mine.rfind(|e| e.path == path || wal == wal_name(&e.path));
     exact.or_else(named).map(|e| Arc::clone(&e.connection))
 }
 
@@ -70,4 +71,17 @@ fn distinct(wanted: impl Fn(&Entry) -> bool) -> Vec<Arc<Db>> {
         }
     }
     found
+}
+
+/// Forgets the connections of a simulated process that has ended.
+#[cfg(feature = "simulation")]
+pub(crate) fn forget(process: u32) {
+    let gone: Vec<Entry> = {
+        let mut entries = entries();
+        let (gone, kept) =
+            std::mem::take(&mut *entries).into_iter().partition(|e| e.connection.is_of(process));
+        *entries = kept;
+        gone
+    };
+    drop(gone);
 }

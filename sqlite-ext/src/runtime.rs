@@ -8,22 +8,20 @@ use litestream::store::Store;
 use crate::ffi::process::{generation, watch};
 use crate::log::Sink;
 
-/// The store and the process generation that it belongs to.
-static STORE: Mutex<Option<(u32, Arc<Store>)>> = Mutex::new(None);
+/// The stores with the process generations that they belong to. A parent's
+/// stays in its child: threads that are not here cannot be ended.
+static STORES: Mutex<Vec<(u32, Arc<Store>)>> = Mutex::new(Vec::new());
 
 /// The store of this process.
 pub(crate) fn store() -> Arc<Store> {
     watch();
-    let mut slot = STORE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((owner, store)) = &*slot
-        && *owner == generation()
-    {
+    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mine = generation();
+    if let Some((_, store)) = stores.iter().find(|(owner, _)| *owner == mine) {
         return Arc::clone(store);
     }
     let store = Store::new(Arc::new(Sink::from_environment()));
-    let inherited = slot.replace((generation(), Arc::clone(&store)));
-    // The parent's threads are not here to be ended; its store is left alone.
-    std::mem::forget(inherited);
+    stores.push((mine, Arc::clone(&store)));
     store
 }
 
@@ -32,11 +30,19 @@ pub(crate) fn store() -> Arc<Store> {
 pub(crate) fn flush() {
     // Whoever holds the lock is another thread in the midst of an open, or was
     // one when this process was forked.
-    let Ok(slot) = STORE.try_lock() else { return };
-    let mine = slot.as_ref().filter(|(owner, _)| *owner == generation());
+    let Ok(stores) = STORES.try_lock() else { return };
+    let mine = stores.iter().find(|(owner, _)| *owner == generation());
     let store = mine.map(|(_, store)| Arc::clone(store));
-    drop(slot);
+    drop(stores);
     if let Some(store) = store {
         store.flush_all();
     }
+}
+
+/// Takes the store of a simulated process that has ended.
+#[cfg(feature = "simulation")]
+pub(crate) fn take(owner: u32) -> Option<Arc<Store>> {
+    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = stores.iter().position(|(of, _)| *of == owner)?;
+    Some(stores.swap_remove(at).1)
 }

@@ -10,6 +10,10 @@ static FAULTED: AtomicBool = AtomicBool::new(false);
 
 /// Whether a callback has panicked in this process.
 pub(crate) fn is_faulted() -> bool {
+    #[cfg(feature = "simulation")]
+    if let Some(faulted) = super::simulation::is_faulted() {
+        return faulted;
+    }
     FAULTED.load(Ordering::Relaxed)
 }
 
@@ -22,6 +26,10 @@ pub(super) fn guarded<T>(fallback: T, f: impl FnOnce() -> T) -> T {
         Err(payload) => {
             // Dropping a payload can panic in its turn.
             std::mem::forget(payload);
+            #[cfg(feature = "simulation")]
+            if super::simulation::fault() {
+                return fallback;
+            }
             if !FAULTED.swap(true, Ordering::Relaxed) {
                 let tell = || crate::primary_vfs::fault_all("a callback panicked");
                 // A second panic changes nothing: the process is faulted.

@@ -13,6 +13,8 @@ pub(crate) mod host_file;
 mod init;
 mod io;
 pub(crate) mod process;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub(crate) mod vfs;
 pub(crate) mod wal_index;
 

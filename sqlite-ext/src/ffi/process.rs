@@ -15,6 +15,10 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// are not here.
 #[inline]
 pub(crate) fn generation() -> u32 {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = litestream::tasks::simulated::current() {
+        return world.process_id();
+    }
     GENERATION.load(Ordering::Relaxed)
 }
 
