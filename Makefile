@@ -3,8 +3,9 @@
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 RELEASE := $(CARGO_TARGET_DIR)/release
 N ?= 200
+TRIES ?= 20000
 
-.PHONY: help build demo test lint bench kill-loop clean
+.PHONY: help build demo test lint bench kill-loop wal-reset clean
 
 help:
 	@echo "make build        $(RELEASE)/litestream and dist/litestream_vfs.so"
@@ -13,6 +14,7 @@ help:
 	@echo "make lint         formatting, clippy, licences and banned crates"
 	@echo "make bench        commit, idle and restore cost beside the alternatives"
 	@echo "make kill-loop N=200   kill -9 a writer N times, restore and compare"
+	@echo "make wal-reset TRIES=20000   commits lost when checkpoints meet restarts of the WAL"
 
 # Two builds: features of the command line must not reach the extension, which has
 # a link step of its own.
@@ -45,6 +47,10 @@ bench: build
 kill-loop: build
 	tests/setup hosts
 	/usr/bin/python3 tests/crash/kill_loop.py $(N)
+
+wal-reset: build
+	tests/setup hosts
+	/usr/bin/python3 tests/wal_reset/run.py $(TRIES)
 
 clean:
 	rm -rf dist $(CARGO_TARGET_DIR)

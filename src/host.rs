@@ -67,4 +67,9 @@ pub trait Host: Send + Sync {
 
     /// The host's SQLite version, such as `3.40.1`.
     fn sqlite_version(&self) -> String;
+
+    /// What becomes of checkpoints that a restart of the WAL overtakes: `fixed`
+    /// (by the host's SQLite), `vulnerable, shielded` or `vulnerable`, and how
+    /// many of this process were stopped for it.
+    fn wal_reset(&self) -> (&'static str, u64);
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `ffi` | the border to SQLite: method tables, entry points, the only unsafe code |
 //! | `primary_vfs` | what each call on a replicated database means for the engine |
+//! | `shield` | keeps checkpoints of older hosts from damaging a restarted WAL |
 //! | `options`, `raw_name` | configuration: environment, SQL, URI |
 //! | `pin` | read transactions of our own, through the host's VFS |
 //! | `sql` | functions and pragmas |
@@ -21,6 +22,7 @@ mod primary_vfs;
 mod raw_name;
 mod registry;
 mod runtime;
+mod shield;
 mod sql;
 
 #[cfg(feature = "simulation")]

@@ -97,6 +97,10 @@ impl Host for HostDatabase {
     fn sqlite_version(&self) -> String {
         api().version_text()
     }
+
+    fn wal_reset(&self) -> (&'static str, u64) {
+        crate::shield::report()
+    }
 }
 
 /// One step of a retried operation.

@@ -14,6 +14,7 @@ use litestream::config::DbConfig;
 use litestream::db::Db;
 
 use crate::ffi::abi::*;
+use crate::ffi::api::api;
 use crate::ffi::guard::is_faulted;
 use crate::ffi::host_file::HostVfs;
 use crate::ffi::process;
@@ -21,6 +22,7 @@ use crate::ffi::wal_index::{CKPT_LOCK, READ_LOCK_0, READ_MARKS, WRITE_LOCK, WalI
 use crate::options::{self, Configured, Mode};
 use crate::pin::HostDatabase;
 use crate::registry::{self, Entry};
+use crate::shield::Shield;
 use crate::{last_error, log, raw_name, runtime};
 
 /// Settings given in SQL, for the whole process.
@@ -171,7 +173,7 @@ impl Replicated {
             shared,
             level: Cell::new(SQLITE_LOCK_NONE),
             started: Cell::new(false),
-            holds_ckpt: Cell::new(false),
+            shield: Shield::new(api().version_number()),
             rollback_dirty: Cell::new(false),
             page_bytes: Cell::new(0),
         })
@@ -238,8 +240,8 @@ pub(crate) struct MainFile {
     level: Cell<i32>,
     /// The first read mark after the open was reported.
     started: Cell<bool>,
-    /// This connection holds the checkpoint lock.
-    holds_ckpt: Cell<bool>,
+    /// What this connection's checkpoint may rely on.
+    shield: Shield,
     /// The present rollback-mode transaction was reported.
     rollback_dirty: Cell<bool>,
     /// Size of the last whole page that was read behind page 1.
@@ -335,7 +337,12 @@ impl MainFile {
     pub(crate) fn watches(&self, offset: i32, n: i32, flags: i32) -> bool {
         match flags {
             RELEASE => offset <= CKPT_LOCK,
-            TAKE => offset == CKPT_LOCK || (offset == FIRST_MARK && n == ALL_MARKS),
+            TAKE => match offset {
+                WRITE_LOCK => self.shield.is_checkpointing(),
+                CKPT_LOCK | READ_LOCK_0 => true,
+                FIRST_MARK => n == ALL_MARKS,
+                _ => false,
+            },
             SHARE => !self.started.get(),
             _ => false,
         }
@@ -350,12 +357,15 @@ impl MainFile {
         index: Option<WalIndex>,
     ) -> Option<i32> {
         match (flags, offset) {
-            (RELEASE, WRITE_LOCK) => self.note(index),
-            (RELEASE, CKPT_LOCK) => self.holds_ckpt.set(false),
+            (RELEASE, WRITE_LOCK) => {
+                self.note(index);
+                self.shield.writer_released(|| index.map(|i| i.salts()));
+            }
+            (RELEASE, CKPT_LOCK) => self.shield.checkpoint_released(),
             (TAKE, FIRST_MARK) if n == ALL_MARKS => {
                 // The caller holds the write lock, so this is the WAL's end.
                 self.note(index);
-                let held = self.holds_ckpt.get();
+                let held = self.shield.is_checkpointing();
                 if self.db().is_some_and(|db| !db.before_wal_restart(held)) {
                     return Some(SQLITE_BUSY);
                 }
@@ -365,19 +375,32 @@ impl MainFile {
         None
     }
 
-    /// The host VFS granted or released a lock.
-    pub(crate) fn after_shm_lock(&self, offset: i32, n: i32, flags: i32, index: Option<WalIndex>) {
-        if flags == SHARE {
-            if offset >= READ_LOCK_0 && !self.started.get() {
-                self.first_read(index);
-            }
-        } else if (flags, offset, n) == (TAKE, CKPT_LOCK, 1) {
+    /// The host VFS granted or released a lock. False: it must be given back,
+    /// and the caller hears BUSY.
+    pub(crate) fn after_shm_lock(
+        &self,
+        offset: i32,
+        n: i32,
+        flags: i32,
+        index: Option<WalIndex>,
+    ) -> bool {
+        match (flags, offset, n) {
+            (SHARE, READ_LOCK_0.., _) if !self.started.get() => self.first_read(index),
             // A recovery takes this lock together with its own.
-            self.holds_ckpt.set(true);
-            if let Some(db) = self.db() {
-                db.checkpoint_granted();
+            (TAKE, CKPT_LOCK, 1) => {
+                self.shield.checkpoint_granted(index.map(|i| i.salts()));
+                if let Some(db) = self.db() {
+                    db.checkpoint_granted();
+                }
             }
+            (TAKE, WRITE_LOCK, 1) => self.shield.writer_granted(),
+            (TAKE, READ_LOCK_0, 1) => {
+                fence(Ordering::SeqCst);
+                return self.shield.may_copy(index.map(|i| i.salts()));
+            }
+            _ => {}
         }
+        true
     }
 
     /// Tells the end of the WAL; the caller keeps every writer out.

@@ -178,6 +178,7 @@ fn status(call: &Call<'_>) -> Outcome {
             "role": "none",
             "library_version": litestream_version(),
             "sqlite_version": ffi::api::api().version_text(),
+            "wal_reset": crate::shield::report().0,
         })
         .to_string(),
     }))

@@ -159,6 +159,8 @@ impl Db {
             "upload_errors": self.counters.upload_errors.load(Ordering::Relaxed),
             "requests": self.client.counts.snapshot(),
             "sqlite_version": self.host.sqlite_version(),
+            "wal_reset": self.host.wal_reset().0,
+            "checkpoints_refused": self.host.wal_reset().1,
             "version": env!("CARGO_PKG_VERSION"),
         })
     }

@@ -60,6 +60,7 @@ macro_rules! api_table {
 api_table! {
     free = 58: fn(*mut c_void);
     libversion = 66: fn() -> *const c_char;
+    libversion_number = 67: fn() -> c_int;
     result_double = 79: fn(*mut sqlite3_context, f64);
     result_error = 80: fn(*mut sqlite3_context, *const c_char, c_int);
     result_int64 = 83: fn(*mut sqlite3_context, i64);
@@ -153,6 +154,12 @@ impl Api {
     pub(crate) fn version_text(&self) -> String {
         // SAFETY: sqlite3_libversion returns a static string.
         unsafe { CStr::from_ptr((self.libversion)()) }.to_string_lossy().into_owned()
+    }
+
+    /// The host's version as a number: 3.40.1 is 3040001.
+    pub(crate) fn version_number(&self) -> c_int {
+        // SAFETY: takes no argument, returns a constant.
+        unsafe { (self.libversion_number)() }
     }
 
     /// Whether SQLite may be called from several threads.

@@ -366,10 +366,14 @@ unsafe fn watched_shm_lock(f: *mut sqlite3_file, offset: c_int, n: c_int, flags:
         return rc;
     }
     let rc = forward!(f, xShmLock, SQLITE_IOERR, offset, n, flags);
-    if rc == SQLITE_OK {
-        hook((), || shim.hooks.after_shm_lock(offset, n, flags, index));
+    if rc != SQLITE_OK || hook(true, || shim.hooks.after_shm_lock(offset, n, flags, index)) {
+        return rc;
     }
-    rc
+    // Refused: SQLite must not believe that it holds the lock.
+    match forward!(f, xShmLock, SQLITE_IOERR, offset, n, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE) {
+        SQLITE_OK => SQLITE_BUSY,
+        rc => rc,
+    }
 }
 
 unsafe extern "C" fn main_shm_unmap(f: *mut sqlite3_file, delete: c_int) -> c_int {

@@ -10,7 +10,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use litestream::host::WalIndexHeader;
+use litestream::host::{Salts, WalIndexHeader};
 
 /// Bytes of one region of the wal-index.
 pub(crate) const REGION_BYTES: i32 = 32768;
@@ -82,6 +82,11 @@ impl WalIndex {
             raw[at] = self.word(at).load(Ordering::Relaxed);
         }
         is_initialised(&raw).then(|| decode(&raw))
+    }
+
+    /// The salts of the first copy, for those who compare.
+    pub(crate) fn salts(&self) -> Salts {
+        [8, 9].map(|at| self.word(at).load(Ordering::Relaxed))
     }
 
     /// Whether the first copy still equals `raw`.
@@ -170,6 +175,7 @@ mod tests {
             WalIndexHeader { mx_frame: 7, n_page: 9, page_size: 4096, salts: [0x0102_0304, 0] };
         assert_eq!(decode(&raw), expected);
         assert_eq!(index.header(), Some(expected));
+        assert_eq!(index.salts(), [raw[8], raw[9]]);
         index.set_read_mark(2, 5);
         assert_eq!((index.read_mark(2), index.read_mark(1)), (5, 0));
     }
