@@ -1,10 +1,12 @@
 //! Settings of one replicated database: names, defaults and bounds.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::PageForm;
+use crate::replica_client::{AccessKeys, url};
 
 /// How often pending commits become an LTX file, unless someone waits.
 pub const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -14,13 +16,15 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// snapshot repairs the chain later.
 pub const SPOOL_BYTES_MAX: u64 = 1 << 30;
 
-/// The settings of one replicated database.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The settings of one replicated database. `Debug` shows no credential.
+#[derive(Clone, PartialEq, Eq)]
 pub struct DbConfig {
     /// Replica URL, such as `s3://bucket/app`.
     pub replica_url: String,
     /// Options of the replica URL given beside it (`endpoint`, `region`, ...).
     pub replica_parameters: Vec<(String, String)>,
+    /// Keys that sign requests, instead of those that the environment gives.
+    pub replica_keys: Option<AccessKeys>,
     /// Least time between two LTX files; zero: as soon as the previous one is
     /// acknowledged.
     pub sync_interval: Duration,
@@ -47,12 +51,30 @@ pub const KEYS: &[&str] = &[
     "adopt",
 ];
 
+impl fmt::Debug for DbConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parameters: Vec<&str> =
+            self.replica_parameters.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("DbConfig")
+            .field("replica_url", &url::redact(&self.replica_url))
+            .field("replica_parameters", &parameters)
+            .field("sync_interval", &self.sync_interval)
+            .field("meta_path", &self.meta_path)
+            .field("page_form", &self.page_form)
+            .field("close_timeout", &self.close_timeout)
+            .field("spool_bytes_max", &self.spool_bytes_max)
+            .field("adopt", &self.adopt)
+            .finish_non_exhaustive()
+    }
+}
+
 impl DbConfig {
     /// Defaults for a replica URL.
     pub fn new(replica_url: impl Into<String>) -> Self {
         DbConfig {
             replica_url: replica_url.into(),
             replica_parameters: Vec::new(),
+            replica_keys: None,
             sync_interval: SYNC_INTERVAL,
             meta_path: None,
             page_form: PageForm::default(),
@@ -161,6 +183,46 @@ pub fn parse_bool(key: &str, value: &str) -> Result<bool> {
         "0" | "f" | "false" | "no" | "off" => Ok(false),
         _ => Err(invalid(key, value, "1 or 0")),
     }
+}
+
+/// Puts the file name of the database `path` for `{name}` in a URL, and the whole
+/// path for `{path}`, percent-encoded where they would end the URL's path.
+///
+/// # Errors
+/// `InvalidInput` when the path is needed and is not UTF-8.
+pub fn fill_placeholders(url: &str, path: &Path) -> Result<String> {
+    let mut filled = url.to_owned();
+    for (mark, value) in [("{name}", path.file_name().map(Path::new)), ("{path}", Some(path))] {
+        if !filled.contains(mark) {
+            continue;
+        }
+        let text = value.and_then(Path::to_str).ok_or_else(|| {
+            let text = format!(
+                "{} is not UTF-8, so {mark} in LITESTREAM_REPLICA_URL cannot stand for it",
+                path.display()
+            );
+            Error::new(ErrorKind::InvalidInput, text)
+        })?;
+        let encoded = encode(text);
+        // One slash between the URL and an absolute path.
+        let slashed = format!("/{mark}");
+        filled = filled
+            .replace(&slashed, &format!("/{}", encoded.trim_start_matches('/')))
+            .replace(mark, &encoded);
+    }
+    Ok(filled)
+}
+
+/// Percent-encodes what would end the path of a URL.
+fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '%' | '?' | '#' | '{' | '}' | ' ' => out.push_str(&format!("%{:02X}", c as u32)),
+            _ => out.push(c),
+        }
+    }
+    out
 }
 
 fn parse_page_form(value: &str) -> Result<PageForm> {

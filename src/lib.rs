@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod compactor;
 pub mod config;
+pub mod config_file;
 pub mod db;
 pub mod error;
 mod history;

@@ -114,6 +114,24 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| Error::io("read", path, e))
 }
 
+/// The process's working directory.
+pub fn current_dir() -> Result<PathBuf> {
+    std::env::current_dir().map_err(|e| Error::io("find", Path::new("working directory"), e))
+}
+
+/// The home directory that the user database has for this process's user.
+pub fn home_dir() -> Option<PathBuf> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    home_of(&users, rustix::process::getuid().as_raw())
+}
+
+/// The sixth field of the line whose third field is `uid`.
+fn home_of(users: &str, uid: u32) -> Option<PathBuf> {
+    let uid = uid.to_string();
+    let line = users.lines().find(|line| line.split(':').nth(2) == Some(&uid))?;
+    line.split(':').nth(5).filter(|home| home.starts_with('/')).map(PathBuf::from)
+}
+
 /// Fills `buf` from `offset` of `file` as far as the file goes; returns the count.
 pub fn read_at(file: &File, mut buf: &mut [u8], mut offset: u64) -> io::Result<usize> {
     let mut total = 0;

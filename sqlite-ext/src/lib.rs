@@ -6,13 +6,14 @@
 //! | `ffi` | the border to SQLite: method tables, entry points, the only unsafe code |
 //! | `primary_vfs` | what each call on a replicated database means for the engine |
 //! | `shield` | keeps checkpoints of older hosts from damaging a restarted WAL |
-//! | `options`, `raw_name` | configuration: environment, SQL, URI |
+//! | `options`, `config_source`, `raw_name` | configuration: environment, file, SQL, URI |
 //! | `pin` | read transactions of our own, through the host's VFS |
 //! | `sql` | functions and pragmas |
 //! | `runtime`, `registry` | what the process shares: the store, open connections |
 //! | `log`, `last_error` | where messages go |
 #![deny(unsafe_code)]
 
+mod config_source;
 mod ffi;
 mod last_error;
 mod log;

@@ -79,5 +79,10 @@ pub(crate) fn check_environment(env: crate::options::Env<'_>) -> Result<(), Stri
 
 /// Logs a failure that happened outside the engine.
 pub(crate) fn error(message: &str) {
-    Sink::from_environment().log(Level::Error, message);
+    say(Level::Error, message);
+}
+
+/// Logs what happened outside the engine.
+pub(crate) fn say(level: Level, message: &str) {
+    Sink::from_environment().log(level, message);
 }

@@ -1,12 +1,15 @@
 //! Which replica, if any, belongs to a database that the host opens: from the
-//! environment, from `litestream_configure()`, and from the URI, weakest first.
+//! environment, from the file that `LITESTREAM_CONFIG` names, from
+//! `litestream_configure()`, and from the URI, weakest first.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use litestream::config::{DbConfig, KEYS, parse_bool};
+use litestream::config::{DbConfig, KEYS, fill_placeholders, parse_bool};
+use litestream::config_file::Settings;
 use litestream::os::disk;
 
+use crate::config_source;
 use crate::raw_name::Parameters;
 
 /// URI parameters that belong to SQLite or to VFSes below ours.
@@ -63,8 +66,8 @@ pub(crate) enum Mode {
 pub(crate) struct Found {
     /// The settings, complete with a replica URL.
     pub config: DbConfig,
-    /// The URL was given for this very database (in its URI or by
-    /// `litestream_configure`), not by the environment for all of them.
+    /// The URL was given for this very database (in its URI, by
+    /// `litestream_configure`, or in the configuration file), not for many.
     pub explicit: bool,
 }
 
@@ -132,31 +135,63 @@ pub(crate) fn find(
 ) -> Result<Option<Found>, String> {
     refuse_unknown(uri)?;
     let path = canonical(path);
+    let configured = configured.of(&path);
+    let given: Vec<&(String, String)> = configured.iter().chain(uri).collect();
+    let url_of = |pair: &&&(String, String)| pair.0 == "replica_url";
+    let given_url = given.iter().rev().find(url_of).map(|(_, url)| url.as_str());
+    let filed = config_source::file(env)?.and_then(|file| file.find(&path, &canonical));
     let mut config = DbConfig::new("");
-    from_environment(&mut config, &path, mode, env)?;
-    let mut explicit = false;
-    let mut stray = None;
-    for (key, value) in configured.of(&path).iter().chain(uri) {
+    let is_named = given_url.is_some() || filed.is_some();
+    from_environment(&mut config, &path, mode, env, is_named)?;
+    let mut explicit = given_url.is_some();
+    if let Some(filed) = &filed {
+        from_file(&mut config, filed, given_url)?;
+        // Nobody writes to an immutable database, so it may pass.
+        explicit |= filed.by_name && !uri.iter().any(|(key, _)| key == "immutable");
+    }
+    for (key, value) in &given {
         if KEYS.contains(&key.as_str()) {
             config.set(key, value).map_err(|e| e.to_string())?;
         } else if REPLICA_PARAMETERS.contains(&key.as_str()) {
-            config.replica_parameters.retain(|(k, _)| k != key);
+            config.replica_parameters.retain(|(k, _)| !is_same_parameter(k, key));
             config.replica_parameters.push((key.clone(), value.clone()));
-        } else {
-            continue;
         }
-        explicit |= key == "replica_url";
-        stray.get_or_insert(key.clone());
     }
-    if config.replica_url.is_empty() {
-        return match stray {
-            Some(key) => Err(format!(
-                "{key} is given, but no replica: add replica_url, or set LITESTREAM_REPLICA_URL"
-            )),
-            None => Ok(None),
-        };
+    if !config.replica_url.is_empty() {
+        return Ok(Some(Found { config, explicit }));
     }
-    Ok(Some(Found { config, explicit }))
+    let ours = |key: &str| KEYS.contains(&key) || REPLICA_PARAMETERS.contains(&key);
+    match given.iter().find(|(key, _)| ours(key)) {
+        Some((key, _)) => Err(format!(
+            "{key} is given, but no replica: add replica_url, set LITESTREAM_REPLICA_URL, or name \
+             the database in the file of LITESTREAM_CONFIG"
+        )),
+        None => Ok(None),
+    }
+}
+
+/// Whether two names are the two spellings of one parameter, or one of them.
+fn is_same_parameter(a: &str, b: &str) -> bool {
+    let plain = |name: &str| name.replace('-', "").to_ascii_lowercase();
+    plain(a) == plain(b)
+}
+
+/// Takes what the configuration file says about the database. Its credentials
+/// and parameters belong to its URL, and do not go to another.
+fn from_file(
+    config: &mut DbConfig,
+    filed: &Settings,
+    given_url: Option<&str>,
+) -> Result<(), String> {
+    if given_url.is_none_or(|url| url == filed.replica.url) {
+        filed.replica.apply(config).map_err(|e| e.to_string())?;
+    } else if let Some(interval) = filed.replica.sync_interval {
+        config.sync_interval = interval;
+    }
+    if let Some(path) = &filed.meta_path {
+        config.meta_path = Some(path.clone());
+    }
+    Ok(())
 }
 
 fn refuse_unknown(uri: &Parameters) -> Result<(), String> {
@@ -177,14 +212,26 @@ fn refuse_unknown(uri: &Parameters) -> Result<(), String> {
     Err(format!("unknown URI parameter '{key}' (known: {}){hint}", KEYS.join(", ")))
 }
 
+/// Takes the environment's settings, if they are meant for `path`, and its URL
+/// unless a stronger source names a replica.
 fn from_environment(
     config: &mut DbConfig,
     path: &Path,
     mode: Mode,
     env: Env<'_>,
+    is_named: bool,
 ) -> Result<(), String> {
-    let Some(url) = environment_url(path, mode, env)? else { return Ok(()) };
-    config.replica_url = url;
+    let only = env("LITESTREAM_DATABASE");
+    if only.as_ref().is_some_and(|only| canonical(Path::new(only)) != path) {
+        return Ok(());
+    }
+    if !is_named {
+        let Some(url) = env("LITESTREAM_REPLICA_URL") else { return Ok(()) };
+        if only.is_none() && mode == Mode::Default {
+            check_default_mode(env)?;
+        }
+        config.replica_url = fill_placeholders(&url, path).map_err(|e| e.to_string())?;
+    }
     for key in KEYS.iter().filter(|k| !matches!(**k, "replica_url" | "adopt")) {
         let name = format!("LITESTREAM_{}", key.to_ascii_uppercase());
         if let Some(value) = env(&name) {
@@ -192,19 +239,6 @@ fn from_environment(
         }
     }
     Ok(())
-}
-
-/// The environment's URL, if it is meant for `path`.
-fn environment_url(path: &Path, mode: Mode, env: Env<'_>) -> Result<Option<String>, String> {
-    let Some(url) = env("LITESTREAM_REPLICA_URL") else { return Ok(None) };
-    if let Some(only) = env("LITESTREAM_DATABASE") {
-        if canonical(Path::new(&only)) != path {
-            return Ok(None);
-        }
-    } else if mode == Mode::Default {
-        check_default_mode(env)?;
-    }
-    fill_placeholders(&url, path).map(Some)
 }
 
 /// Whether the environment's URL can serve as the default VFS's.
@@ -236,41 +270,6 @@ pub(crate) fn default_vfs_wanted(env: Env<'_>) -> Result<bool, String> {
         None => Ok(false),
         Some(value) => parse_bool("LITESTREAM_DEFAULT_VFS", &value).map_err(|e| e.to_string()),
     }
-}
-
-/// Puts the file name for `{name}` and the whole path for `{path}`.
-fn fill_placeholders(url: &str, path: &Path) -> Result<String, String> {
-    let mut filled = url.to_owned();
-    for (mark, value) in [("{name}", path.file_name().map(Path::new)), ("{path}", Some(path))] {
-        if !filled.contains(mark) {
-            continue;
-        }
-        let text = value.and_then(Path::to_str).ok_or_else(|| {
-            format!(
-                "{} is not UTF-8, so {mark} in LITESTREAM_REPLICA_URL cannot stand for it",
-                path.display()
-            )
-        })?;
-        let encoded = encode(text);
-        // One slash between the URL and an absolute path.
-        let slashed = format!("/{mark}");
-        filled = filled
-            .replace(&slashed, &format!("/{}", encoded.trim_start_matches('/')))
-            .replace(mark, &encoded);
-    }
-    Ok(filled)
-}
-
-/// Percent-encodes what would end the path of a URL.
-fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '%' | '?' | '#' | '{' | '}' | ' ' => out.push_str(&format!("%{:02X}", c as u32)),
-            _ => out.push(c),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -77,3 +77,86 @@ fn default_mode_wants_to_know_which_database() {
     assert!(look(&[], &none, Mode::Default, &only("/data/b.db")).unwrap().is_none());
     assert!(look(&[], &none, Mode::Named, &only("/data/b.db")).unwrap().is_none());
 }
+
+/// Writes a configuration file and gives its name for `LITESTREAM_CONFIG`.
+fn config_file(dir: &Path, text: &str) -> String {
+    let path = dir.join("litestream.yml");
+    disk::write_private(&path, text.as_bytes(), None).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A directory of the test's own; the file in it is read once per process.
+fn scratch(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("litestream-{}-{name}", std::process::id()));
+    disk::create_private_dir(&dir, None).unwrap();
+    dir
+}
+
+#[test]
+fn the_file_is_stronger_than_the_environment_and_weaker_than_configure() {
+    let dir = scratch("order");
+    let name = config_file(
+        &dir,
+        "dbs:\n- path: /data/app.db\n  meta-path: /meta\n  replica: {url: 's3://b/filed', region: eu, \
+         access-key-id: k, secret-access-key: s, sync-interval: 3s}\n",
+    );
+    let env = [
+        ("LITESTREAM_CONFIG", name.as_str()),
+        ("LITESTREAM_REPLICA_URL", "file:///env"),
+        ("LITESTREAM_SYNC_INTERVAL", "7s"),
+        ("LITESTREAM_CLOSE_TIMEOUT", "9s"),
+    ];
+    let configured = Configured::new();
+    // The environment's URL would not do in this mode.
+    let found = look(&[], &configured, Mode::Default, &env).unwrap().unwrap();
+    assert_eq!((found.config.replica_url.as_str(), found.explicit), ("s3://b/filed", true));
+    assert_eq!(found.config.replica_parameters, uri(&[("region", "eu")]));
+    assert!(found.config.replica_keys.is_some());
+    assert_eq!(found.config.sync_interval, Duration::from_secs(3));
+    assert_eq!(found.config.close_timeout, Duration::from_secs(9));
+    assert_eq!(found.config.meta_path, Some("/meta".into()));
+
+    configured.set("/data/app.db", "sync_interval", "2s").unwrap();
+    let found = look(&[("region", "us")], &configured, Mode::Named, &env).unwrap().unwrap();
+    assert_eq!(found.config.replica_url, "s3://b/filed");
+    assert_eq!(found.config.replica_parameters, uri(&[("region", "us")]));
+    assert_eq!(found.config.sync_interval, Duration::from_secs(2));
+
+    // Its credentials and parameters are not for another place.
+    let found = look(&[("replica_url", "s3://c/x")], &configured, Mode::Named, &env);
+    let config = found.unwrap().unwrap().config;
+    assert_eq!((config.replica_url.as_str(), &config.replica_keys), ("s3://c/x", &None));
+    assert_eq!((config.replica_parameters, config.meta_path), (Vec::new(), Some("/meta".into())));
+
+    let env = [env[0]];
+    let immutable = look(&[("immutable", "1")], &Configured::new(), Mode::Named, &env);
+    assert!(!immutable.unwrap().unwrap().explicit);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_file_that_is_missing_or_wrong_fails_the_open() {
+    let dir = scratch("wrong");
+    let error = |name: &str| {
+        let env = [("LITESTREAM_CONFIG", name)];
+        let uri = [("replica_url", "file:///x")];
+        look(&uri, &Configured::new(), Mode::Named, &env).unwrap_err()
+    };
+    let missing = dir.join("none.yml");
+    assert!(error(missing.to_str().unwrap()).contains("config file not found: "));
+    let name = config_file(&dir, "dbs: []\nnonsense: 1\n");
+    let text = error(&name);
+    assert!(text.contains("litestream.yml:2: unknown key \"nonsense\""), "{text}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn r_84_the_environments_options_reach_databases_with_a_url_of_their_own() {
+    let env = [("LITESTREAM_SYNC_INTERVAL", "7s")];
+    let none = Configured::new();
+    let found = look(&[("replica_url", "file:///x")], &none, Mode::Named, &env).unwrap().unwrap();
+    assert_eq!(found.config.sync_interval, Duration::from_secs(7));
+    let bad = [("LITESTREAM_SYNC_INTERVAL", "soon")];
+    assert_eq!(look(&[], &none, Mode::Named, &bad), Ok(None));
+    assert!(look(&[("replica_url", "file:///x")], &none, Mode::Named, &bad).is_err());
+}

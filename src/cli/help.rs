@@ -1,5 +1,15 @@
 //! What the program says about itself.
 
+use super::{Context, config};
+
+/// Stands in a help text for the configuration file that is used now.
+const CONFIG: &str = "{CONFIG}";
+
+/// `text` with the configuration file that the process would use.
+pub(super) fn with_config(text: &str, context: &Context) -> String {
+    text.replace(CONFIG, &config::default_path(context.env.as_ref()))
+}
+
 /// The usage screen.
 pub(super) const USAGE: &str = "\
 litestream restores, lists and inspects SQLite databases replicated to object storage.
@@ -10,10 +20,32 @@ Usage:
 
 The commands are:
 
-\tltx       list the LTX files of a replica
-\trestore   rebuild a database from its replica
-\tstatus    show how far databases are replicated
-\tversion   print the version
+\tdatabases   list the databases of a configuration file
+\tltx         list the LTX files of a replica
+\trestore     rebuild a database from its replica
+\tstatus      show how far databases are replicated
+\tversion     print the version
+";
+
+pub(super) const DATABASES: &str = "\
+The databases command lists the databases that a configuration file declares.
+
+Usage:
+
+\tlitestream databases [flags]
+
+Flags:
+
+\t-config PATH
+\t    the configuration file; default: {CONFIG}
+\t-json
+\t    print a JSON array
+\t-no-expand-env
+\t    leave $NAME in the configuration file as it is
+
+Examples:
+
+\t$ litestream databases -config /path/to/litestream.yml
 ";
 
 pub(super) const RESTORE: &str = "\
@@ -26,8 +58,9 @@ Usage:
 
 Arguments:
 
-\tDB_PATH      the database; its replica is the one that LITESTREAM_REPLICA_URL
-\t             gives ({name} and {path} stand for its file name and path)
+\tDB_PATH      the database; its replica is the one that the configuration file
+\t             names for it, else the one that LITESTREAM_REPLICA_URL gives
+\t             ({name} and {path} stand for its file name and path)
 \tREPLICA_URL  file:///PATH or s3://BUCKET/PATH; needs -o
 
 Flags:
@@ -52,6 +85,10 @@ Flags:
 \t    print the files that would be read, write nothing
 \t-json
 \t    print the result as JSON
+\t-config PATH
+\t    the configuration file; default: {CONFIG}
+\t-no-expand-env
+\t    leave $NAME in the configuration file as it is
 
 Examples:
 
@@ -76,6 +113,10 @@ Flags:
 \t    the level to list, 0 to 9; default: 0
 \t-json
 \t    print a JSON array
+\t-config PATH
+\t    the configuration file that names the replica of DB_PATH; default: {CONFIG}
+\t-no-expand-env
+\t    leave $NAME in the configuration file as it is
 
 Examples:
 
@@ -89,12 +130,18 @@ replicating process last wrote beside each. It asks no storage.
 
 Usage:
 
-\tlitestream status [flags] DB_PATH|DIRECTORY...
+\tlitestream status [flags] [DB_PATH|DIRECTORY...]
+
+Without a path: every database of the configuration file.
 
 Flags:
 
 \t-json
 \t    print a JSON array
+\t-config PATH
+\t    the configuration file; default: {CONFIG}
+\t-no-expand-env
+\t    leave $NAME in the configuration file as it is
 
 Examples:
 

@@ -7,6 +7,7 @@ use clap::{ArgAction, Parser};
 use serde::Serialize;
 
 use super::args::{self, Request};
+use super::config::ConfigFlags;
 use super::failure::{Failure, Outcome};
 use super::source::Source;
 use super::{Context, help, output, table, time};
@@ -23,6 +24,8 @@ struct Args {
     json: bool,
     #[arg(long, default_value = "0", value_parser = parse_levels)]
     level: Levels,
+    #[command(flatten)]
+    config: ConfigFlags,
     positionals: Vec<String>,
 }
 
@@ -69,14 +72,15 @@ impl Row {
 pub(super) fn run(words: &[OsString], context: &Context) -> Outcome {
     let args: Args = match args::parse(words).map_err(Failure::flag)? {
         Request::Run(args) => args,
-        Request::Help => return output::print(help::LTX),
+        Request::Help => return output::print(&help::with_config(help::LTX, context)),
     };
     let argument = match args.positionals.as_slice() {
         [one] => one,
         [] => return Err(Failure::usage("database path or replica URL required", HINT)),
         _ => return Err(Failure::usage("too many arguments", HINT)),
     };
-    let client = Source::resolve(argument, context.env.as_ref())?.open(context.env.clone())?;
+    let source = Source::resolve(argument, &args.config, context)?;
+    let client = source.open(context.env.clone())?;
     let runtime = context.runtime()?;
     let mut rows = Vec::new();
     for level in args.level.0 {

@@ -12,9 +12,12 @@ use std::sync::Arc;
 
 use failure::{Failure, Outcome};
 
+use crate::config_file::Surroundings;
 use crate::replica_client::{Env, ProcessEnv};
 
 mod args;
+mod config;
+mod databases;
 mod failure;
 mod help;
 mod integrity;
@@ -35,6 +38,8 @@ const WORKER_THREADS: usize = 2;
 /// What commands take from the process.
 struct Context {
     env: Arc<dyn Env>,
+    /// The same for configuration files.
+    around: Surroundings,
 }
 
 impl Context {
@@ -50,13 +55,18 @@ impl Context {
 /// Runs the command line `words` (the program's name left out) in this
 /// process's environment and returns its exit code.
 pub fn run(words: &[OsString]) -> ExitCode {
-    let context = Context { env: Arc::new(ProcessEnv) };
+    let around = match Surroundings::of_process() {
+        Ok(around) => around,
+        Err(e) => return finish(Err(e.into()), help::USAGE, ExitCode::FAILURE),
+    };
+    let context = Context { env: Arc::new(ProcessEnv), around };
     let Some((command, rest)) = words.split_first() else {
         return finish(output::print(help::USAGE), help::USAGE, ExitCode::FAILURE);
     };
     let name = command.to_str().unwrap_or_default();
     let (outcome, text) = match name {
         "help" | "-h" | "-help" | "--help" => (output::print(help::USAGE), help::USAGE),
+        "databases" => (databases::run(rest, &context), help::DATABASES),
         "restore" => (restore::run(rest, &context), help::RESTORE),
         "ltx" => (ltx::run(rest, &context), help::LTX),
         "wal" => (run_wal(rest, &context), help::LTX),
@@ -67,7 +77,7 @@ pub fn run(words: &[OsString]) -> ExitCode {
         }
         _ => (Err(unknown(command)), help::USAGE),
     };
-    finish(outcome, text, ExitCode::SUCCESS)
+    finish(outcome, &help::with_config(text, &context), ExitCode::SUCCESS)
 }
 
 fn run_wal(rest: &[OsString], context: &Context) -> Outcome {

@@ -9,6 +9,7 @@ use clap::{ArgAction, Parser};
 use serde::Serialize;
 
 use super::args::{self, Request};
+use super::config::ConfigFlags;
 use super::failure::{Failure, Outcome};
 use super::integrity::{self, Mode};
 use super::progress::Bar;
@@ -52,6 +53,8 @@ struct Args {
     json: bool,
     #[arg(long, default_value = "quick")]
     integrity_check: String,
+    #[command(flatten)]
+    config: ConfigFlags,
     positionals: Vec<String>,
 }
 
@@ -115,7 +118,7 @@ struct Skipped<'a> {
 pub(super) fn run(words: &[OsString], context: &Context) -> Outcome {
     let args: Args = match args::parse(words).map_err(Failure::flag)? {
         Request::Run(args) => args,
-        Request::Help => return output::print(help::RESTORE),
+        Request::Help => return output::print(&help::with_config(help::RESTORE, context)),
     };
     let job = Job::new(args, context)?;
     if job.args.if_db_not_exists && job.output.exists() {
@@ -150,7 +153,7 @@ impl Job {
             (None, Some(text)) => Target::Timestamp(time::parse_timestamp(text)?),
             (None, None) => Target::Latest,
         };
-        let source = Source::resolve(&argument, context.env.as_ref())?;
+        let source = Source::resolve(&argument, &args.config, context)?;
         let output = match (args.o.clone(), &source.database) {
             (Some(path), _) if !path.as_os_str().is_empty() => path,
             (_, Some(database)) => database.clone(),

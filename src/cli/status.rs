@@ -11,6 +11,7 @@ use clap::{ArgAction, Parser};
 use serde_json::{Map, Value, json};
 
 use super::args::{self, Request};
+use super::config::{self, ConfigFlags, meta_dir};
 use super::failure::{Failure, Outcome};
 use super::source::database_path;
 use super::{Context, help, output, table};
@@ -36,6 +37,8 @@ struct Args {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false,
           default_missing_value = "true", action = ArgAction::Set)]
     json: bool,
+    #[command(flatten)]
+    config: ConfigFlags,
     positionals: Vec<String>,
 }
 
@@ -53,20 +56,29 @@ struct Report {
 pub(super) fn run(words: &[OsString], context: &Context) -> Outcome {
     let args: Args = match args::parse(words).map_err(Failure::flag)? {
         Request::Run(args) => args,
-        Request::Help => return output::print(help::STATUS),
+        Request::Help => return output::print(&help::with_config(help::STATUS, context)),
     };
-    if args.positionals.is_empty() {
-        let hint = "litestream status DB_PATH";
-        return Err(Failure::usage("database path or directory required", hint));
+    let file = args.config.load_if_any(context)?;
+    let mut databases = Vec::new();
+    match &file {
+        None if args.positionals.is_empty() => {
+            let hint = "litestream status DB_PATH";
+            return Err(Failure::usage("database path or directory required", hint));
+        }
+        Some(file) if args.positionals.is_empty() => {
+            databases.extend(config::databases(file)?.into_iter().map(|(path, _)| path));
+        }
+        _ => {}
     }
-    let mut reports = Vec::new();
     for argument in &args.positionals {
-        let path = database_path(argument, context.env.as_ref())?;
+        let path = database_path(argument, context)?;
         match path.is_dir() {
-            true => reports.extend(databases_in(&path)?.iter().map(|p| report(p))),
-            false => reports.push(report(&path)),
+            true => databases.extend(databases_in(&path)?),
+            false => databases.push(path),
         }
     }
+    let report = |path: &PathBuf| report(path, &meta_dir(file.as_ref(), path));
+    let reports: Vec<Report> = databases.iter().map(report).collect();
     match args.json {
         true => output::print_json(&reports.iter().map(Report::json).collect::<Vec<_>>()),
         false => output::print(&text(&reports)),
@@ -87,14 +99,7 @@ fn databases_in(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
 
-fn meta_dir(database: &Path) -> PathBuf {
-    let mut name = OsString::from(META_PREFIX);
-    name.push(database.file_name().unwrap_or_default());
-    name.push(META_SUFFIX);
-    database.with_file_name(name)
-}
-
-fn report(database: &Path) -> Report {
+fn report(database: &Path, meta: &Path) -> Report {
     let mut report = Report {
         database: database.to_owned(),
         status: "no database".to_owned(),
@@ -103,7 +108,7 @@ fn report(database: &Path) -> Report {
         detail: None,
         error: None,
     };
-    if let Err(e) = report.read(&meta_dir(database)) {
+    if let Err(e) = report.read(meta) {
         report.status = "error".to_owned();
         report.error = Some(e.to_string());
     }

@@ -27,6 +27,7 @@ impl Client {
     pub(crate) fn open(config: &DbConfig) -> Result<Client> {
         let options = ReplicaOptions {
             parameters: config.replica_parameters.clone(),
+            keys: config.replica_keys.clone(),
             ..ReplicaOptions::default()
         };
         let inner = replica_client::open(&config.replica_url, &options)?;

@@ -26,7 +26,7 @@ pub mod url;
 pub use count::{CountingClient, RequestCounts, RequestTotals};
 pub use fault::{FaultClient, FaultPlan};
 pub use file::FileClient;
-pub use options::{Env, FixedEnv, ProcessEnv, ReplicaOptions};
+pub use options::{AccessKeys, Env, FixedEnv, ProcessEnv, ReplicaOptions};
 pub use retry::{Retrier, RetryClient, RetryPolicy};
 pub use url::open;
 

@@ -65,12 +65,29 @@ impl Env for FixedEnv {
     }
 }
 
+/// A pair of access keys; `Debug` shows neither.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessKeys {
+    /// The key's name.
+    pub id: String,
+    /// The key.
+    pub secret: String,
+}
+
+impl Debug for AccessKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AccessKeys(..)")
+    }
+}
+
 /// What [`open`](super::open) takes beside the URL.
 #[derive(Clone)]
 pub struct ReplicaOptions {
     /// Parameters such as `endpoint` or `region`; they win over the same names
     /// in the URL's query. `Debug` prints only their names.
     pub parameters: Vec<(String, String)>,
+    /// Keys that sign requests; without them the environment's.
+    pub keys: Option<AccessKeys>,
     /// Where credentials and endpoints not given otherwise come from.
     pub env: Arc<dyn Env>,
     /// Modes and owner of files that a `file` replica creates.
@@ -85,6 +102,7 @@ impl Default for ReplicaOptions {
     fn default() -> Self {
         ReplicaOptions {
             parameters: Vec::new(),
+            keys: None,
             env: Arc::new(ProcessEnv),
             access: Access::PRIVATE,
             clock: Arc::new(SystemClock),

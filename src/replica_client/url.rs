@@ -14,6 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// Schemes of Litestream that this library does not serve.
 const UNSERVED: [&str; 8] = ["gs", "abs", "oss", "sftp", "webdav", "webdavs", "nats", "gcs"];
 
+/// A parameter, beside a `file` URL only, that gives its directory: an absolute
+/// path that may hold what no URL can say.
+pub const FILE_PATH: &str = "path";
+
 /// Opens the replica at `url`. Nothing is read, written or connected yet.
 ///
 /// # Errors
@@ -126,7 +130,9 @@ fn open_s3(parts: &UrlParts, options: &ReplicaOptions) -> Result<Arc<dyn Replica
 }
 
 fn open_file(parts: &UrlParts, options: &ReplicaOptions) -> Result<FileClient> {
-    Params::new(&parts.query, &options.parameters)?.refuse_unknown("file", &[])?;
+    let (paths, others): (Vec<_>, Vec<_>) =
+        options.parameters.iter().cloned().partition(|(name, _)| name == FILE_PATH);
+    Params::new(&parts.query, &others)?.refuse_unknown("file", &[])?;
     let local = parts.host.is_empty() || parts.host.eq_ignore_ascii_case("localhost");
     if !local || parts.user_info.is_some() {
         return Err(invalid(format!(
@@ -134,7 +140,10 @@ fn open_file(parts: &UrlParts, options: &ReplicaOptions) -> Result<FileClient> {
             redact(&format!("file://{}{}", parts.host, parts.path))
         )));
     }
-    let path = clean_path(&file_path(&parts.path)?);
+    let path = match paths.last() {
+        Some((_, path)) if path.starts_with('/') => clean_path(path),
+        _ => clean_path(&file_path(&parts.path)?),
+    };
     if path.is_empty() || path == "/" {
         return Err(invalid("file replica path required"));
     }

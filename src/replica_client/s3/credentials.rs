@@ -51,9 +51,14 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Credentials by the environment of `options`, which is read now.
+    /// The keys of `options`, else credentials by its environment, which is read now.
     pub(super) fn new(options: &ReplicaOptions) -> Credentials {
-        let fixed = keys_from_env(&*options.env).map(Arc::new);
+        let given = options.keys.as_ref().map(|keys| AwsCredential {
+            key_id: keys.id.clone(),
+            secret_key: keys.secret.clone(),
+            token: None,
+        });
+        let fixed = given.or_else(|| keys_from_env(&*options.env)).map(Arc::new);
         let credentials = Credentials {
             fixed: fixed.clone(),
             env: options.env.clone(),
@@ -229,7 +234,7 @@ async fn send(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica_client::FixedEnv;
+    use crate::replica_client::{AccessKeys, FixedEnv};
 
     fn credentials(env: &[(&str, &str)]) -> Credentials {
         Credentials::new(&ReplicaOptions {
@@ -251,6 +256,20 @@ mod tests {
         env.extend([("AWS_SECRET_ACCESS_KEY", "as"), ("AWS_SESSION_TOKEN", "at")]);
         let got = credentials(&env).get().await.unwrap();
         assert_eq!((got.key_id.as_str(), got.token.as_deref()), ("only-half", Some("at")));
+    }
+
+    #[tokio::test]
+    async fn given_keys_beat_the_environment() {
+        let env = [("AWS_ACCESS_KEY_ID", "ek"), ("AWS_SECRET_ACCESS_KEY", "es")];
+        let keys = AccessKeys { id: "gk".into(), secret: "gs".into() };
+        let found = Credentials::new(&ReplicaOptions {
+            keys: Some(keys),
+            env: Arc::new(FixedEnv::new(env)),
+            ..ReplicaOptions::default()
+        });
+        let got = found.get().await.unwrap();
+        assert_eq!((got.key_id.as_str(), got.secret_key.as_str()), ("gk", "gs"));
+        assert!(found.secrets().contains(&"gs".to_owned()));
     }
 
     #[tokio::test]
