@@ -86,24 +86,17 @@ class FromTheFile(HostCase):
         self.host(WRITE, env=env, PATH=self.dir / "data/a.txt")
         self.assertFalse((self.dir / "data/.a.txt-litestream").exists())
 
-    def test_r_84_meta_path_and_sync_interval_are_applied(self):
+    def test_r_84_meta_path_is_applied(self):
         meta = self.dir / "elsewhere"
-        env = self.write(
-            f"sync-interval: 1h\ndbs:\n- path: {self.db}\n  meta-path: {meta}\n"
-            f"  replica: {{path: {self.replica.directory}}}\n")
-        said = self.host("""
-            db = connect(PATH)
-            db.execute("CREATE TABLE t(x)")
-            sync(db)
-            before = status(db)["replicated_txid"]
-            db.execute("INSERT INTO t VALUES(1)")
-            time.sleep(2.5)
-            say(before=before, after=status(db)["replicated_txid"])
-            db.close()
-        """, env=env)
-        self.assertEqual(said["before"], said["after"], "shipped before the interval was over")
+        env = self.write(f"dbs:\n- path: {self.db}\n  meta-path: {meta}\n"
+                         f"  replica: {{path: {self.replica.directory}}}\n")
+        self.host(WRITE, env=env)
         self.assertTrue((meta / "vfs").is_dir())
         self.assertFalse((self.dir / ".app.db-litestream").exists())
+        told = json.loads(run([paths.OURS, "status", "-json", "-config",
+                               env["LITESTREAM_CONFIG"]]))
+        self.assertEqual([(row["database"], row["vfs"] is None) for row in told],
+                         [(str(self.db), False)])
         self.oracle()
 
     def test_configure_and_uri_are_stronger_and_the_environment_is_weaker(self):
