@@ -13,109 +13,37 @@ import argparse
 import json
 import pathlib
 import re
-import shutil
-import sqlite3
-import statistics
-import subprocess
 import sys
-import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+from pairs import Run, alternate, compile_program, report
 
-from lab import paths  # noqa: E402
-from lab.replica import FileReplica, restore  # noqa: E402
-
+RESTARTS_MIN = 20
 # name: (key of commitbench's JSON, what holds for host and extension medians, how it reads)
 LIMITS = {
     "commits/s": ("per_s", lambda host, ext: ext >= 0.97 * host, "at least 0.97 of the host"),
-    "p50 us": ("p50_us", lambda host, ext: True, ""),
+    "p50 us": ("p50_us", None, ""),
     "p99 us": ("p99_us", lambda host, ext: ext <= 1.15 * host, "at most 1.15 of the host"),
     "max ms": ("max_ms", lambda host, ext: ext <= host + 25, "at most 25 ms above the host"),
     "cpu us/commit": (
         "cpu_us_per_commit", lambda host, ext: ext <= 1.25 * host, "at most 1.25 of the host"),
+    "WAL restarts": (
+        "restarts", lambda host, ext: min(host, ext) >= RESTARTS_MIN, f"at least {RESTARTS_MIN}"),
+    "checkpoints/restart": (
+        "checkpoints_per_restart", lambda host, ext: ext <= 1.02 * host, "as many as the host"),
 }
+MORE = {key: (key, None, "") for key in ("load_ms", "open_ms", "close_ms", "rss_kb")}
 INSTRUCTIONS_MAX = 1000
 
 
-def compile_bench():
-    """commitbench with names kept, so that callgrind can tell its threads apart."""
-    out = paths.CACHE / "bench/commitbench"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    source = ROOT / "benches/commitbench.c"
-    words = ["gcc", "-O2", "-g", "-fno-inline-functions", "-o", out, source, "-lsqlite3", "-lpthread"]
-    subprocess.run(words, check=True)
-    return out
-
-
-class Run:
-    """One run of commitbench in a directory of its own."""
-
-    def __init__(self, bench, extension):
-        self.bench, self.extension = bench, extension
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="litestream-bench-"))
-        self.db = self.dir / "bench.db"
-        self.replica = FileReplica(self.dir / "replica")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        shutil.rmtree(self.dir)
-
-    def command(self, seconds):
-        if not self.extension:
-            return [str(self.bench), f"file:{self.db}", str(seconds), "1", "-"]
-        uri = f"file:{self.db}?vfs=litestream&replica_url={self.replica.url}"
-        return [str(self.bench), uri, str(seconds), "1", str(paths.EXTENSION)]
-
-    def measure(self, seconds, before=()):
-        words = [*before, *self.command(seconds)]
-        out = subprocess.run(words, env=paths.environment(), check=True, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True, cwd=self.dir).stdout
-        return json.loads(out.splitlines()[-1])
-
-    def check_caught_up(self, commits):
-        """The replica holds every commit of the run."""
-        copy = restore(self.replica.url, self.dir / "copy.db")
-        connection = sqlite3.connect(copy)
-        rows = connection.execute("SELECT count(*) FROM t").fetchone()[0]
-        connection.close()
-        if rows != commits:
-            raise SystemExit(f"the replica has {rows} of {commits} commits")
-
-
 def pairs(bench, options):
-    results = {False: [], True: []}
-    for number in range(options.pairs):
-        for extension in (False, True) if number % 2 == 0 else (True, False):
-            with Run(bench, extension) as run:
-                figures = run.measure(options.seconds)
-                if extension:
-                    run.check_caught_up(figures["commits"])
-                results[extension].append(figures)
-            name = "extension" if extension else "host     "
-            print(f"  {number + 1} {name} " + "  ".join(
-                f"{label} {figures[key]:g}" for label, (key, *_) in LIMITS.items()), flush=True)
-    return results
+    def measure(extension):
+        with Run(bench, extension) as run:
+            figures = run.measure(options.seconds)
+            if extension:
+                run.check_caught_up(figures["commits"])
+            return figures
 
-
-def report(results):
-    print(f"{'median':14} {'host':>10} {'extension':>10} {'ratio':>7}")
-    good, summary = True, {}
-    for label, (key, holds, text) in LIMITS.items():
-        host = statistics.median(run[key] for run in results[False])
-        extension = statistics.median(run[key] for run in results[True])
-        verdict = "" if not text else ("ok" if holds(host, extension) else "MISSED") + f", {text}"
-        good &= bool(holds(host, extension))
-        summary[label] = {"host": host, "extension": extension}
-        print(f"{label:14} {host:10.2f} {extension:10.2f} {extension / host:7.3f}  {verdict}")
-    for key in ("load_ms", "open_ms", "close_ms", "rss_kb"):
-        host = statistics.median(run[key] for run in results[False])
-        extension = statistics.median(run[key] for run in results[True])
-        summary[key] = {"host": host, "extension": extension}
-        print(f"{key:14} {host:10.2f} {extension:10.2f}")
-    return good, summary
+    return alternate(options.pairs, measure, {label: key for label, (key, *_) in LIMITS.items()})
 
 
 def writer_instructions(directory):
@@ -174,8 +102,8 @@ def main():
     parser.add_argument("--skip-trace", action="store_true")
     parser.add_argument("--json")
     options = parser.parse_args()
-    bench = compile_bench()
-    good, summary = report(pairs(bench, options))
+    bench = compile_program("commitbench")
+    good, summary = report(pairs(bench, options), {**LIMITS, **MORE})
     if not options.skip_trace:
         fine, more = trace(bench)
         good, summary = good and fine, {**summary, **more}
