@@ -7,23 +7,27 @@ use std::sync::Arc;
 use crate::capture::Gap;
 use crate::db::{Db, History, Pending, lock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ledger::{self, Builder, Sums};
 use crate::log::Level;
-use crate::ltx::{HEADER_SIZE, Header, Pgno, Txid, checksum::crc64};
+use crate::ltx::{HEADER_SIZE, Header, Pgno, Txid, page_checksum};
 use crate::pages::Pages;
 use crate::plan::{Target, calc_restore_plan, list_levels};
 use crate::replica::{acknowledge, conflict, prepared_equals, stored_header_is};
 use crate::replica_client::{FileId, FileInfo, ReplicaClient, SNAPSHOT_LEVEL};
 use crate::restore::{PageSink, ReplayOptions, replay};
 use crate::shipped::{self, Shipped};
-use crate::{snapshot, tasks};
+use crate::{bookkeeping, difference, snapshot, tasks};
 
 /// Checksums of every page of the database as it was first opened.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Baseline {
-    pub page_size: u32,
-    pub commit: Pgno,
-    pub checksums: Vec<u64>,
+    page_size: u32,
+    commit: Pgno,
+    sums: Sums,
 }
+
+/// Name, for a moment, of the file that holds them.
+const BASELINE_FILE: &str = "baseline.tmp";
 
 /// The newest file of the chain at or after `seek` on level 0, or of any level.
 pub(crate) async fn newest(
@@ -76,6 +80,7 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
 /// No chain yet: what was captured since the open is part of the first snapshot.
 fn fresh(db: &Arc<Db>) -> Result<Txid> {
     drop_pending(db)?;
+    bookkeeping::discard(db)?;
     if let Some(capture) = db.capture().as_mut() {
         capture.declare_gap(Gap::First)?;
     }
@@ -93,6 +98,7 @@ fn behind(db: &Arc<Db>, has: Txid, known: Txid) -> Result<Txid> {
         ),
     );
     drop_pending(db)?;
+    bookkeeping::discard(db)?;
     if let Some(capture) = db.capture().as_mut() {
         db.declare_gap(capture, Gap::StorageBehind)?;
     }
@@ -155,7 +161,7 @@ async fn rejoin(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
         None => None,
     };
     let Some(baseline) = baseline else { return differ(db, file, why).await };
-    if let Some(difference) = compare(db, baseline).await? {
+    if let Some(difference) = compare(db, file, baseline).await? {
         return differ(db, file, &format!("{why}, and {difference}")).await;
     }
     drop_pending(db)?;
@@ -219,7 +225,7 @@ async fn join(db: &Arc<Db>, file: FileInfo, trusted: bool) -> Result<bool> {
     }
     let baseline = baseline(db).await?;
     match baseline {
-        Some(baseline) => match compare(db, baseline).await? {
+        Some(baseline) => match compare(db, file, baseline).await? {
             None => {
                 db.log(
                     Level::Info,
@@ -251,7 +257,7 @@ async fn header_of(db: &Arc<Db>, file: FileInfo) -> Result<Header> {
 async fn differ(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
     let max = file.id.max;
     if db.config.adopt {
-        let page_size = header_of(db, file).await?.page_size;
+        let newest = header_of(db, file).await?;
         db.log(
             Level::Warn,
             &format!("the replica differs ({why}); the local database is adopted after TXID {max}"),
@@ -260,8 +266,10 @@ async fn differ(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
         if let Some(capture) = db.capture().as_mut() {
             db.declare_gap(capture, Gap::Adopted)?;
         }
+        // What the local database is to differ from, in the ledger.
+        Shipped::new(&newest).save(&db.vfs_dir(), db.owner)?;
         let mut ship = lock(&db.ship);
-        (ship.acked, ship.page_size) = (max, page_size);
+        (ship.acked, ship.page_size) = (max, newest.page_size);
         return Ok(true);
     }
     conflict(
@@ -354,7 +362,7 @@ impl Db {
         drop(guard);
         let db = Arc::clone(self);
         let Some(store) = self.store.upgrade() else { return };
-        let task = store.spawn_blocking(move || match checksums(pages) {
+        let task = store.spawn_blocking(move || match checksums(&db, pages) {
             Ok(baseline) => Some(baseline),
             Err(e) => {
                 db.log(Level::Debug, &format!("no baseline: {e}"));
@@ -365,20 +373,11 @@ impl Db {
     }
 }
 
-fn checksums(pages: Pages) -> Result<Baseline> {
-    let mut b = Baseline {
-        page_size: pages.header.page_size,
-        commit: pages.header.n_page,
-        checksums: Vec::new(),
-    };
-    let commit = b.commit;
-    b.checksums = Vec::with_capacity(commit as usize);
-    let sums = &mut b.checksums;
-    pages.for_each(|pgno, page| {
-        sums.resize(pgno as usize - 1, 0);
-        sums.push(crc64(page));
-        Ok(())
-    })?;
+fn checksums(db: &Db, pages: Pages) -> Result<Baseline> {
+    let sums = Sums::scratch(&db.vfs_dir().join(BASELINE_FILE), db.owner)?;
+    let (page_size, commit) = (pages.header.page_size, pages.header.n_page);
+    let mut b = Baseline { page_size, commit, sums };
+    pages.for_each(|pgno, page| b.sums.set(pgno, page_checksum(pgno, page)).map(drop))?;
     Ok(b)
 }
 
@@ -402,64 +401,96 @@ async fn baseline(db: &Arc<Db>) -> Result<Option<Baseline>> {
         };
         capture.follow_from(&pages.header, Txid(0), Txid(1))?;
         drop(guard);
-        checksums(pages).map(Some)
+        checksums(&db, pages).map(Some)
     });
     now.await.map_err(|e| {
         Error::new(ErrorKind::Internal, "reading the database failed").with_source(e)
     })?
 }
 
-/// Compares a state with the chain's newest one; the text says what differs first.
-async fn compare(db: &Arc<Db>, baseline: Baseline) -> Result<Option<String>> {
-    let levels = list_levels(&*db.client.client, false).await?;
-    let plan = calc_restore_plan(&levels, Target::Latest)?;
-    let client = Arc::clone(&db.client.client);
-    let runtime = tasks::Handle::current();
-    tasks::spawn_blocking(move || {
-        let mut sink = Compare { baseline, difference: None, differing: 0 };
-        replay(client, &runtime, &plan, &ReplayOptions::default(), &mut sink)?;
-        Ok(sink.difference.map(|first| {
-            if sink.differing > 1 {
-                format!("{first} and {} more", sink.differing - 1)
-            } else {
-                first
-            }
-        }))
-    })
-    .await
-    .map_err(|e| {
+/// Compares a state with the chain's newest one, whose newest file is `file`;
+/// the text says what differs first. The chain's pages become the page ledger.
+async fn compare(db: &Arc<Db>, file: FileInfo, baseline: Baseline) -> Result<Option<String>> {
+    let (db, runtime) = (Arc::clone(db), tasks::Handle::current());
+    let for_work = Arc::clone(&db);
+    let work = tasks::spawn_blocking(move || {
+        let mut baseline = baseline;
+        let found = compare_blocking(&for_work, &runtime, file, &mut baseline);
+        (found, baseline)
+    });
+    let (found, baseline) = work.await.map_err(|e| {
         Error::new(ErrorKind::Internal, "comparing with the replica failed").with_source(e)
-    })?
+    })?;
+    if found.is_err() {
+        // The state of the first read is not to be had again.
+        *lock(&db.baseline) = Some(tasks::spawn(async move { Some(baseline) }));
+    }
+    found
 }
 
-struct Compare {
-    baseline: Baseline,
-    difference: Option<String>,
+fn compare_blocking(
+    db: &Arc<Db>,
+    runtime: &tasks::Handle,
+    file: FileInfo,
+    baseline: &mut Baseline,
+) -> Result<Option<String>> {
+    let newest = runtime.block_on(header_of(db, file))?;
+    let levels = runtime.block_on(list_levels(&*db.client.client, false))?;
+    let plan = calc_restore_plan(&levels, Target::Latest)?;
+    let client = Arc::clone(&db.client.client);
+    let next = bookkeeping::begin_next(db);
+    let mut sink = Compare { db, baseline, next, first: None, differing: 0 };
+    let summary = replay(client, runtime, &plan, &ReplayOptions::default(), &mut sink)?;
+    if summary.txid != newest.max_txid {
+        return Err(Error::new(
+            ErrorKind::Transient,
+            format!("{} was written to while it was compared", db.client.url()),
+        ));
+    }
+    difference::complete(db, sink.next.take(), &newest);
+    ledger::promote(&db.vfs_dir(), &newest)?;
+    Ok(sink.text())
+}
+
+struct Compare<'a> {
+    db: &'a Db,
+    baseline: &'a mut Baseline,
+    next: Option<Builder>,
+    /// What differs first, and how many things do.
+    first: Option<String>,
     differing: u64,
 }
 
-impl Compare {
-    fn note(&mut self, what: String) {
+impl Compare<'_> {
+    fn note(&mut self, what: impl FnOnce() -> String) {
         self.differing += 1;
-        self.difference.get_or_insert(what);
+        self.first.get_or_insert_with(what);
+    }
+
+    fn text(self) -> Option<String> {
+        match self.differing {
+            0 | 1 => self.first,
+            n => self.first.map(|first| format!("{first} and {} more", n - 1)),
+        }
     }
 }
 
-impl PageSink for Compare {
+impl PageSink for Compare<'_> {
     fn begin(&mut self, page_size: u32, commit: Pgno) -> Result<()> {
         let b = (self.baseline.page_size, self.baseline.commit);
         if b.0 != page_size {
-            self.note(format!("the page size is {} here and {page_size} there", b.0));
+            self.note(|| format!("the page size is {} here and {page_size} there", b.0));
         } else if b.1 != commit {
-            self.note(format!("it has {} pages here and {commit} there", b.1));
+            self.note(|| format!("it has {} pages here and {commit} there", b.1));
         }
         Ok(())
     }
 
     fn page(&mut self, pgno: Pgno, data: &[u8]) -> Result<()> {
-        let mine = self.baseline.checksums.get(pgno as usize - 1).copied();
-        if mine != Some(crc64(data)) {
-            self.note(format!("page {pgno} differs"));
+        let sum = page_checksum(pgno, data);
+        difference::note(self.db, &mut self.next, pgno, sum);
+        if self.baseline.sums.get(pgno)? != sum {
+            self.note(|| format!("page {pgno} differs"));
         }
         Ok(())
     }

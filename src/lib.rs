@@ -5,6 +5,7 @@
 //! the command line (`litestream`, feature `cli`) from outside.
 #![forbid(unsafe_code)]
 
+mod bookkeeping;
 pub mod capture;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -13,6 +14,7 @@ pub mod compactor;
 pub mod config;
 pub mod config_file;
 pub mod db;
+mod difference;
 pub mod error;
 mod history;
 pub mod host;

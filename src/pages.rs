@@ -158,10 +158,27 @@ impl Pages {
 
     /// Calls `visit` with every page in ascending order, the lock page left
     /// out, and ends the read transaction.
-    pub(crate) fn for_each(
-        mut self,
-        mut visit: impl FnMut(Pgno, &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    pub(crate) fn for_each(mut self, visit: impl FnMut(Pgno, &[u8]) -> Result<()>) -> Result<()> {
+        self.walk(visit, true)
+    }
+
+    /// As [`Pages::for_each`], but the read transaction goes on.
+    pub(crate) fn scan(&mut self, visit: impl FnMut(Pgno, &[u8]) -> Result<()>) -> Result<()> {
+        self.walk(visit, false)
+    }
+
+    /// One page.
+    pub(crate) fn page(&mut self, pgno: Pgno, buf: &mut Vec<u8>) -> Result<()> {
+        buf.resize(self.header.page_size as usize, 0);
+        self.read(buf, pgno)
+    }
+
+    /// Ends the read transaction: everything that was read is one state.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.release()
+    }
+
+    fn walk(&mut self, mut visit: impl FnMut(Pgno, &[u8]) -> Result<()>, ends: bool) -> Result<()> {
         let page_len = self.header.page_size as usize;
         let lock_page = lock_pgno(self.header.page_size);
         let per_read = (READ_BYTES / page_len).max(1) as u32;
@@ -171,7 +188,7 @@ impl Pages {
             let count = per_read.min(self.header.n_page - first + 1);
             let chunk = &mut buf[..count as usize * page_len];
             self.read(chunk, first)?;
-            if first + (count - 1) == self.header.n_page {
+            if ends && first + (count - 1) == self.header.n_page {
                 self.release()?;
             }
             for (i, page) in chunk.chunks_exact(page_len).enumerate() {

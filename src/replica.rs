@@ -19,7 +19,7 @@ use crate::ltx::{Encoder, HEADER_SIZE, Header, PageForm, Txid};
 use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode, holds};
 use crate::shipped::Shipped;
 use crate::stream::ChunkWriter;
-use crate::{history, sibling, snapshot, tasks};
+use crate::{bookkeeping, history, sibling, snapshot, tasks};
 
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -79,6 +79,7 @@ pub(crate) async fn run(db: Arc<Db>) {
         }
     }
     db.client.release_idle();
+    settle_books(&db).await;
     {
         let mut ship = lock(&db.ship);
         (ship.running, ship.failing) = (false, false);
@@ -89,6 +90,7 @@ pub(crate) async fn run(db: Arc<Db>) {
 /// Ends the task unless something came in meanwhile. An idle database keeps no
 /// connection and no timer.
 async fn finish(db: &Arc<Db>) -> bool {
+    keep_books(db).await;
     write_status(db).await;
     db.client.release_idle();
     let ready = has_work(db);
@@ -147,6 +149,22 @@ fn failed(db: &Db, e: &Error, failures: u32) {
     }
     lock(&db.ship).failing = true;
     db.set_error(e.to_string());
+}
+
+/// Before a rest: the page ledger catches up and is made durable.
+async fn keep_books(db: &Arc<Db>) {
+    let acked = lock(&db.ship).acked;
+    if bookkeeping::trails(db, acked) {
+        // Reported where it fails; a ledger that stays behind costs pages, not data.
+        drop(bookkeeping::at(db, acked).await);
+    }
+    settle_books(db).await;
+}
+
+async fn settle_books(db: &Arc<Db>) {
+    let db = Arc::clone(db);
+    // As above.
+    let _ = tasks::spawn_blocking(move || bookkeeping::settle(&db)).await;
 }
 
 async fn write_status(db: &Arc<Db>) {
@@ -370,9 +388,14 @@ pub(crate) async fn acknowledge(
     pending: Option<&Arc<Pending>>,
 ) -> Result<()> {
     let for_record = Arc::clone(db);
+    let for_ledger = pending.map(Arc::clone);
     let segment = pending.map(|p| p.segment.path().to_owned());
     tasks::spawn_blocking(move || {
         let db = for_record;
+        if lock(&db.capture).is_some() {
+            // Before the record: a segment that is recorded as shipped is removed.
+            bookkeeping::acknowledged(&db, &header, for_ledger.as_deref().map(|p| &p.segment));
+        }
         let guard = db.capture();
         if guard.is_none() {
             // Whoever has the lock now may have recorded more already.

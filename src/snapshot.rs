@@ -1,28 +1,51 @@
-//! Full snapshots: the first file of a chain and the answer to every gap. They
-//! stream from the database to storage and are never staged on disk.
+//! The answer to a gap: what the next file must hold so that the chain ends
+//! with the database's present state. With a page ledger these are the pages
+//! that differ from what storage has; without one, and at the beginning of a
+//! chain, all. Either streams from the database to storage and is never staged
+//! on disk.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use crate::capture::Gap;
 use crate::capture::frames::WAL_HEADER_SIZE;
+use crate::db::status::Repair;
 use crate::db::{Db, lock};
+use crate::difference::{self, Found};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ledger::Ledger;
 use crate::log::Level;
-use crate::ltx::{Encoder, Header, Txid};
+use crate::ltx::{Encoder, Header, PageForm, Txid, lock_pgno, page_checksum};
 use crate::os::disk;
-use crate::pages::{Pages, page_size_of};
+use crate::pages::{Origin, Pages, page_size_of};
 use crate::replica::{acknowledge, conflict, stored_header_is};
-use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode};
+use crate::replica_client::{Body, ByteStream, FileId, ReplicaClient, WriteMode};
+use crate::restore::PageSet;
 use crate::sibling::{self, Sibling};
 use crate::stream::ChunkWriter;
-use crate::{shipped, tasks};
+use crate::{bookkeeping, shipped, tasks};
 
-/// A snapshot that is ready to be streamed.
+/// A state that capture follows from and storage shall have.
 struct Begun {
-    pages: Pages,
     header: Header,
     reason: Gap,
+    content: Content,
+    /// Pages compared with the ledger; 0 without one.
+    compared: u64,
+    /// Pages in the file.
+    pages: u64,
+}
+
+/// What the file holds.
+enum Content {
+    /// Storage has this state: there is no file.
+    Nothing,
+    /// It is encoded.
+    Encoded(Bytes),
+    /// All pages, or those of the set, to be read while they are sent.
+    Stream(Pages, Option<PageSet>),
 }
 
 /// Nothing changed since a snapshot was last found impossible: an empty
@@ -31,53 +54,91 @@ pub(crate) fn is_pointless(db: &Db) -> bool {
     db.counters.is_pointless()
 }
 
-/// Takes a snapshot and stores it under the next TXID. False: there is nothing
-/// to take one of.
+/// Brings storage to the database's present state under the next TXID. False:
+/// there is nothing to bring it to.
 pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
     let changes = db.counters.changes();
+    let acked = lock(&db.ship).acked;
+    let ledger = bookkeeping::at(db, acked).await;
     let for_begin = Arc::clone(db);
-    let begun = tasks::spawn_blocking(move || begin(&for_begin))
+    let begun = tasks::spawn_blocking(move || begin(&for_begin, ledger))
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "beginning a snapshot failed").with_source(e))
         .and_then(|begun| begun)
         .inspect_err(|_| abandon(db))?;
-    let Some(Begun { pages, header, reason }) = begun else {
+    let Some(Begun { header, reason, content, compared, pages }) = begun else {
         db.counters.pointless(changes);
         return Ok(false);
     };
-    let id = FileId { level: 0, min: header.min_txid, max: header.max_txid };
-    let form = db.config.page_form;
-    let body = Body::Stream(ChunkWriter::stream(move |out| {
-        let mut encoder = Encoder::new(out, header, form)?;
-        pages.for_each(|pgno, page| encoder.encode_page(pgno, page))?;
-        encoder.finish().map(drop)
-    }));
-    let stored = match db.client.write(&id, header.timestamp_ms, body, WriteMode::Create).await {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => already_there(db, &id, &header).await,
-        Err(e) => Err(e),
+    let repair = Repair {
+        reason,
+        at_ms: header.timestamp_ms,
+        txid: header.max_txid,
+        full: matches!(content, Content::Stream(_, None)),
+        compared,
+        pages,
     };
-    stored.inspect_err(|_| abandon(db))?;
-    db.counters.snapshot(reason);
-    if reason.is_repair() {
-        lock(&db.pace).done(tasks::now());
-    }
+    let body = match content {
+        Content::Nothing => {
+            let repair = Repair { txid: acked, ..repair };
+            unchanged(db, &header, repair).inspect_err(|_| abandon(db))?;
+            return Ok(true);
+        }
+        Content::Encoded(bytes) => Body::Bytes(bytes),
+        Content::Stream(pages, set) => Body::Stream(stream(db, pages, set, header)),
+    };
+    store(db, &header, body).await.inspect_err(|_| abandon(db))?;
+    db.counters.snapshot_bytes_of(pages, header.page_size);
+    done(db, repair);
     acknowledge(db, header, None).await.inspect_err(|_| abandon(db))?;
     if let Some(capture) = db.capture().as_mut() {
         capture.snapshot_done()?;
     }
     shipped::forget_attempts(&db.vfs_dir())?;
     lock(&db.ship).snapshot_since_ms = 0;
-    db.log(
-        Level::Info,
-        &format!(
-            "snapshot {} of {} pages stored, reason: {}",
-            header.max_txid,
-            header.commit,
-            reason.name()
-        ),
-    );
     Ok(true)
+}
+
+async fn store(db: &Arc<Db>, header: &Header, body: Body) -> Result<()> {
+    let id = FileId { level: 0, min: header.min_txid, max: header.max_txid };
+    match db.client.write(&id, header.timestamp_ms, body, WriteMode::Create).await {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => already_there(db, &id, header).await,
+        Err(e) => Err(e),
+    }
+}
+
+/// Counts and tells what was done about a gap.
+fn done(db: &Db, repair: Repair) {
+    db.log(Level::Info, &repair.to_string());
+    if repair.reason.is_repair() {
+        lock(&db.pace).done(tasks::now());
+    }
+    db.counters.repaired(repair);
+}
+
+/// Sends the pages of `set`, or all, which also make the next ledger.
+fn stream(db: &Arc<Db>, mut pages: Pages, set: Option<PageSet>, header: Header) -> ByteStream {
+    let (db, form) = (Arc::clone(db), db.config.page_form);
+    ChunkWriter::stream(move |out| {
+        let mut encoder = Encoder::new(out, header, form)?;
+        if let Some(set) = set {
+            let mut page = Vec::new();
+            for pgno in set.iter() {
+                pages.page(pgno, &mut page)?;
+                encoder.encode_page(pgno, &page)?;
+            }
+            pages.finish()?;
+        } else {
+            let mut next = bookkeeping::begin_next(&db);
+            pages.for_each(|pgno, page| {
+                difference::note(&db, &mut next, pgno, page_checksum(pgno, page));
+                encoder.encode_page(pgno, page)
+            })?;
+            difference::complete(&db, next, &header);
+        }
+        encoder.finish().map(drop)
+    })
 }
 
 /// The name was taken: by this very snapshot, by an earlier one of ours whose
@@ -119,7 +180,59 @@ fn abandon(db: &Arc<Db>) {
     let _ = capture.declare_gap(Gap::SnapshotInterrupted);
 }
 
-fn begin(db: &Arc<Db>) -> Result<Option<Begun>> {
+/// Nothing differs: what was captured meanwhile gets the TXID that was kept
+/// for the file.
+fn unchanged(db: &Arc<Db>, header: &Header, repair: Repair) -> Result<()> {
+    let mut guard = db.capture();
+    let Some(capture) = guard.as_mut() else {
+        return Err(Error::new(
+            ErrorKind::Transient,
+            format!("{} was closed or taken over while it was compared", db.path.display()),
+        ));
+    };
+    capture.rebase(header.min_txid)?;
+    capture.snapshot_done()?;
+    shipped::forget_attempts(&db.vfs_dir())?;
+    done(db, repair);
+    let mut ship = lock(&db.ship);
+    ship.sealed_txid = ship.acked;
+    ship.snapshot_since_ms = 0;
+    ship.changed = true;
+    drop(ship);
+    drop(guard);
+    db.ship_signal.notify_all();
+    Ok(())
+}
+
+fn begin(db: &Arc<Db>, ledger: Option<Ledger>) -> Result<Option<Begun>> {
+    let Some((pages, header, reason)) = follow(db)? else { return Ok(None) };
+    let all = {
+        let lock_page = u64::from(lock_pgno(header.page_size) <= header.commit);
+        u64::from(header.commit) - lock_page
+    };
+    let usable = ledger.filter(|l| l.header().page_size == header.page_size);
+    let Some(ledger) = usable else {
+        let content = Content::Stream(pages, None);
+        return Ok(Some(Begun { header, reason, content, compared: 0, pages: all }));
+    };
+    let form: PageForm = db.config.page_form;
+    let (found, pages) = difference::find(db, pages, ledger, &header, form)?;
+    let (count, content) = match found {
+        Found::Nothing => (0, Content::Nothing),
+        Found::Encoded(bytes, count) => (count, Content::Encoded(bytes)),
+        Found::Pages(set) => {
+            let pages = pages.ok_or_else(|| {
+                Error::new(ErrorKind::Internal, "the pages that differ cannot be read again")
+            })?;
+            (set.len(), Content::Stream(pages, Some(set)))
+        }
+    };
+    Ok(Some(Begun { header, reason, content, compared: all, pages: count }))
+}
+
+/// Starts a read transaction, lets capture follow from its state, and gives
+/// that state the next TXID.
+fn follow(db: &Arc<Db>) -> Result<Option<(Pages, Header, Gap)>> {
     if disk::stat(&db.path)?.is_none_or(|s| s.size == 0) && db.published().mx_frame == 0 {
         return Ok(None);
     }
@@ -148,19 +261,17 @@ fn begin(db: &Arc<Db>) -> Result<Option<Begun>> {
     header.wal_offset = WAL_HEADER_SIZE as i64;
     shipped::remember_attempt(&db.vfs_dir(), &header, db.owner)?;
     capture.follow_from(&pages.header, txid, txid.next())?;
-    if let crate::pages::Origin::Closed(mark) = pages.origin() {
+    if let Origin::Closed(mark) = pages.origin() {
         capture.set_clean(Some(mark))?;
     }
-    {
-        // Before the state is let go: nobody may see it without its TXID.
-        let mut ship = lock(&db.ship);
-        ship.sealed_txid = txid;
-        ship.snapshot_since_ms = now_ms.max(1) as u64;
-        ship.changed = true;
-    }
+    // Before the state is let go: nobody may see it without its TXID.
+    let mut ship = lock(&db.ship);
+    ship.sealed_txid = txid;
+    ship.snapshot_since_ms = now_ms.max(1) as u64;
+    ship.changed = true;
+    drop(ship);
     drop(guard);
-    db.counters.snapshot_bytes_of(pages.header.n_page, pages.header.page_size);
-    Ok(Some(Begun { pages, header, reason }))
+    Ok(Some((pages, header, reason)))
 }
 
 /// Whether the header of the database file says WAL; where it cannot be read

@@ -15,7 +15,9 @@ pub mod status;
 
 pub(crate) use client::Client;
 pub use hooks::Wait;
-pub(crate) use open::{Opened, canonical_identity, local_state_exists, meta_dir, vfs_dir};
+pub(crate) use open::{
+    Opened, canonical_identity, local_state_exists, meta_dir, replica_hash, vfs_dir,
+};
 pub(crate) use ship::{History, Pending, Ship};
 
 use std::path::{Path, PathBuf};
@@ -274,7 +276,7 @@ impl Db {
         self.counters.gap(gap);
         self.log(
             Level::Warn,
-            &format!("gap in the replica ({}): a full snapshot will repair it", gap.name()),
+            &format!("gap in the replica ({}): the database is compared with it", gap.name()),
         );
         lock(&self.ship).changed = true;
     }

@@ -1,5 +1,7 @@
 //! What people and monitors are told about one database.
 
+use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -7,17 +9,89 @@ use serde_json::{Value, json};
 
 use crate::capture::Gap;
 use crate::db::{Db, History, lock};
-use crate::ltx::Header;
+use crate::ltx::{Header, Txid};
 use crate::os::disk;
 
 /// Name of the status file in the spool directory.
 pub const STATUS_FILE: &str = "status.json";
+
+/// Repairs that the status tells one by one; older ones are only counted.
+const REPAIRS_MAX: usize = 16;
+
+/// How the chain was begun, or continued after a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Repair {
+    /// Why.
+    pub reason: Gap,
+    /// Milliseconds since the epoch.
+    pub at_ms: i64,
+    /// The TXID with the state; an earlier one when nothing was shipped.
+    pub txid: Txid,
+    /// All pages were shipped, none compared.
+    pub full: bool,
+    /// Pages compared with what storage has.
+    pub compared: u64,
+    /// Pages shipped.
+    pub pages: u64,
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Repair { txid, pages, compared, .. } = self;
+        let reason = self.reason.name();
+        if self.full {
+            write!(f, "snapshot {txid} of {pages} pages stored, reason: {reason}")
+        } else if *pages == 0 {
+            write!(f, "none of {compared} pages differs from TXID {txid}, reason: {reason}")
+        } else {
+            write!(f, "{txid}: {pages} of {compared} pages differed, stored; reason: {reason}")
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Repairs {
+    last: VecDeque<Repair>,
+    compared: u64,
+    pages: u64,
+}
+
+impl Repairs {
+    fn add(&mut self, repair: Repair) {
+        if self.last.len() == REPAIRS_MAX {
+            self.last.pop_front();
+        }
+        self.last.push_back(repair);
+        self.compared += repair.compared;
+        self.pages += repair.pages;
+    }
+
+    fn json(&self) -> Value {
+        let one = |r: &Repair| {
+            json!({
+                "reason": r.reason.name(),
+                "at_ms": r.at_ms,
+                "txid": r.txid.to_string(),
+                "full": r.full,
+                "pages_compared": r.compared,
+                "pages_shipped": r.pages,
+            })
+        };
+        json!({
+            "pages_compared": self.compared,
+            "pages_shipped": self.pages,
+            "last": self.last.iter().map(one).collect::<Vec<_>>(),
+        })
+    }
+}
 
 /// Counts since the open.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     gaps: [AtomicU64; Gap::ALL.len()],
     snapshots: [AtomicU64; Gap::ALL.len()],
+    differences: [AtomicU64; Gap::ALL.len()],
+    repairs: Mutex<Repairs>,
     files: AtomicU64,
     upload_errors: AtomicU64,
     snapshot_bytes: AtomicU64,
@@ -57,8 +131,10 @@ impl Counters {
         self.gaps[index(gap)].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn snapshot(&self, gap: Gap) {
-        self.snapshots[index(gap)].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn repaired(&self, repair: Repair) {
+        let counts = if repair.full { &self.snapshots } else { &self.differences };
+        counts[index(repair.reason)].fetch_add(1, Ordering::Relaxed);
+        lock(&self.repairs).add(repair);
     }
 
     pub(crate) fn shipped(&self, _header: &Header) {
@@ -69,8 +145,8 @@ impl Counters {
         self.upload_errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn snapshot_bytes_of(&self, pages: u32, page_size: u32) {
-        let bytes = u64::from(pages) * u64::from(page_size);
+    pub(crate) fn snapshot_bytes_of(&self, pages: u64, page_size: u32) {
+        let bytes = pages * u64::from(page_size);
         self.snapshot_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
@@ -153,6 +229,8 @@ impl Db {
             "last_error": ship.last_error,
             "conflict": match &ship.history { History::Conflict(why) => Some(why), _ => None },
             "snapshots": by_reason(&self.counters.snapshots),
+            "differences": by_reason(&self.counters.differences),
+            "repairs": lock(&self.counters.repairs).json(),
             "snapshot_bytes": self.counters.snapshot_bytes.load(Ordering::Relaxed),
             "gaps": by_reason(&self.counters.gaps),
             "files": self.counters.files.load(Ordering::Relaxed),
@@ -181,5 +259,23 @@ impl Db {
             self.log(crate::log::Level::Warn, &e.to_string());
         }
         *last = text;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repairs_are_bounded_and_summed() {
+        let mut repairs = Repairs::default();
+        for n in 0..50 {
+            let (reason, txid) = (Gap::Unproven, Txid(n));
+            repairs.add(Repair { reason, at_ms: 1, txid, full: false, compared: 10, pages: 2 });
+        }
+        let json = repairs.json();
+        assert_eq!((&json["pages_compared"], &json["pages_shipped"]), (&json!(500), &json!(100)));
+        let last = json["last"].as_array().unwrap();
+        assert_eq!((last.len(), &last[15]["txid"]), (REPAIRS_MAX, &json!("0000000000000031")));
     }
 }

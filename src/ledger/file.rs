@@ -333,6 +333,14 @@ pub fn promote(dir: &Path, file: &ltx::Header) -> Result<bool> {
     Ok(fits)
 }
 
+/// Removes the next ledger: there is no file for its state.
+///
+/// # Errors
+/// The file system refused.
+pub fn discard_next(dir: &Path) -> Result<()> {
+    disk::remove_file(&dir.join(NEW_FILE))
+}
+
 /// Removes the ledger and the next one: storage has something else.
 ///
 /// # Errors

@@ -15,5 +15,5 @@ mod file;
 mod format;
 
 pub use entries::{Difference, Sums};
-pub use file::{Builder, FILE, Ledger, NEW_FILE, discard, promote};
+pub use file::{Builder, FILE, Ledger, NEW_FILE, discard, discard_next, promote};
 pub use format::{ENTRIES_AT, HEADER_LEN, Header, Totals};

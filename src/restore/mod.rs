@@ -24,6 +24,8 @@ mod replay;
 mod writer;
 
 pub use fetch::PARALLELISM_MAX;
+pub(crate) use pages::PageSet;
+pub(crate) use replay::replay_changes;
 pub use replay::{ReplaySummary, replay};
 
 /// Downloads under way at once, unless told otherwise.

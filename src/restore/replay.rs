@@ -55,6 +55,42 @@ pub fn replay(
     options: &ReplayOptions,
     sink: &mut dyn PageSink,
 ) -> Result<ReplaySummary> {
+    let url = client.url().to_owned();
+    let (newest, seen) = read(client, rt, plan, options, sink)?;
+    check_complete(&seen, &newest, &url)?;
+    Ok(ReplaySummary {
+        txid: plan.max_txid(),
+        timestamp_ms: newest.timestamp_ms,
+        page_size: newest.page_size,
+        commit: newest.commit,
+        pages: seen.len(),
+        files: plan.files.len(),
+        bytes: plan.bytes(),
+    })
+}
+
+/// As [`replay`], for files that continue a state: the pages that they change,
+/// each once, in its final version. Returns the newest file's header.
+///
+/// # Errors
+/// As [`replay`], but for missing pages.
+pub(crate) fn replay_changes(
+    client: Arc<dyn ReplicaClient>,
+    rt: &impl Spawn,
+    plan: &RestorePlan,
+    options: &ReplayOptions,
+    sink: &mut dyn PageSink,
+) -> Result<Header> {
+    read(client, rt, plan, options, sink).map(|(newest, _)| newest)
+}
+
+fn read(
+    client: Arc<dyn ReplicaClient>,
+    rt: &impl Spawn,
+    plan: &RestorePlan,
+    options: &ReplayOptions,
+    sink: &mut dyn PageSink,
+) -> Result<(Header, PageSet)> {
     check_sizes(plan)?;
     let url = client.url().to_owned();
     let files: Vec<FileInfo> = plan.files.iter().rev().cloned().collect();
@@ -70,7 +106,10 @@ pub fn replay(
         };
         result.map_err(|e| e.context(format_args!("cannot restore from {} at {url}", file.id)))?;
     }
-    state.finish(plan, &url)
+    match state.newest {
+        Some(newest) => Ok((newest, state.seen)),
+        None => Err(Error::new(ErrorKind::Internal, "no file was read")),
+    }
 }
 
 /// Files smaller than their header cannot be anything.
@@ -137,22 +176,6 @@ impl State<'_> {
             return Err(Error::new(ErrorKind::Corrupt, text));
         }
         Ok(newest.commit)
-    }
-
-    fn finish(self, plan: &RestorePlan, url: &str) -> Result<ReplaySummary> {
-        let Some(newest) = self.newest else {
-            return Err(Error::new(ErrorKind::Internal, "no file was read"));
-        };
-        check_complete(&self.seen, &newest, url)?;
-        Ok(ReplaySummary {
-            txid: plan.max_txid(),
-            timestamp_ms: newest.timestamp_ms,
-            page_size: newest.page_size,
-            commit: newest.commit,
-            pages: self.seen.len(),
-            files: plan.files.len(),
-            bytes: plan.bytes(),
-        })
     }
 }
 
