@@ -41,6 +41,10 @@ lint:
 bench: build
 	tests/setup bench
 	/usr/bin/python3 benches/commit.py
+	/usr/bin/python3 benches/truncate.py
+	/usr/bin/python3 benches/processes.py
+	/usr/bin/python3 benches/rollback.py
+	/usr/bin/python3 benches/many.py
 	/usr/bin/python3 benches/idle.py
 	/usr/bin/python3 benches/restore.py
 
