@@ -2,6 +2,7 @@
 
 import unittest
 
+from base import HostCase
 from lab import wal_reset
 
 CHECKPOINTS = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
@@ -54,6 +55,30 @@ class Progress(unittest.TestCase):
 
     def test_checkpoints_that_rebuild_the_wal_index_are_complete(self):
         self.assert_same("recover", ["passive", "truncate"])
+
+
+class FirstStatement(HostCase):
+    """A checkpoint as a connection's first statement is complete, in every mode."""
+
+    def test_checkpoint_before_any_read(self):
+        said = self.host("""
+            db = connect(PATH, **PARAMS)
+            db.execute("PRAGMA wal_autocheckpoint=0")
+            db.execute("CREATE TABLE t(x)")
+            sync(db)
+            answers = []
+            for mode in MODES:
+                db.execute("INSERT INTO t VALUES(zeroblob(9000))")
+                fresh = connect(PATH, wal=False, **PARAMS)
+                answers.append(fresh.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
+                fresh.close()
+            say(answers=answers, refused=status(db)["checkpoints_refused"])
+            db.close()
+        """, MODES=CHECKPOINTS)
+        for busy, frames, copied in said["answers"]:
+            self.assertEqual((busy, frames), (0, copied), said)
+            self.assertGreaterEqual(frames, 0, said)
+        self.assertEqual(said["refused"], 0)
 
 
 class Race(unittest.TestCase):
