@@ -5,7 +5,7 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 N ?= 200
 TRIES ?= 20000
 
-.PHONY: help build demo test lint bench kill-loop wal-reset clean
+.PHONY: help build demo test lint bench kill-loop wal-reset prefork clean
 
 help:
 	@echo "make build        $(RELEASE)/litestream and dist/litestream_vfs.so"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint         formatting, clippy, licences and banned crates"
 	@echo "make bench        commit, idle and restore cost beside the alternatives"
 	@echo "make kill-loop N=200   kill -9 a writer N times, restore and compare"
+	@echo "make prefork SECONDS=300   kill a pre-fork server's workers and master at random, compare"
 	@echo "make wal-reset TRIES=20000   commits lost when checkpoints meet restarts of the WAL"
 
 # Two builds: features of the command line must not reach the extension, which has
@@ -55,6 +56,10 @@ kill-loop: build
 wal-reset: build
 	tests/setup hosts
 	/usr/bin/python3 tests/wal_reset/run.py $(TRIES)
+
+prefork: build
+	tests/setup hosts
+	/usr/bin/python3 tests/crash/prefork.py $(or $(SECONDS),300)
 
 clean:
 	rm -rf dist $(CARGO_TARGET_DIR)
