@@ -37,6 +37,22 @@ pub trait DatabaseFile: Send {
     fn size(&mut self) -> Result<u64>;
 }
 
+/// The database file through the handle of the connection whose callback is
+/// running: usable there and then only.
+pub trait OwnFile {
+    /// Reads at `offset` bytes; fewer bytes than asked only at the end of the file.
+    ///
+    /// # Errors
+    /// The host VFS's read failed.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize>;
+
+    /// Size of the file in bytes.
+    ///
+    /// # Errors
+    /// The host VFS could not tell.
+    fn size(&self) -> Result<u64>;
+}
+
 /// A read transaction of our own: SHARED on the database and a READ mark at
 /// the end of the WAL as of its start. Dropping it ends it. While it lives no
 /// checkpoint copies frames past the mark into the database and the WAL is

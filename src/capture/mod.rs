@@ -9,7 +9,9 @@ pub mod frames;
 pub mod page_map;
 pub mod position;
 pub mod recover;
+pub mod rollback;
 pub mod segment;
+pub mod writes;
 
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -37,7 +39,7 @@ pub enum Gap {
     BadFrame,
     /// Pages of a growth are missing.
     GrowthHole,
-    /// The database was written in a rollback-journal mode.
+    /// A transaction outside WAL mode did what cannot be captured: another page size, a failed read.
     RollbackMode,
     /// The database file was replaced.
     Replaced,
@@ -53,11 +55,13 @@ pub enum Gap {
     StorageBehind,
     /// The local database was adopted as the next state of the chain.
     Adopted,
+    /// A transaction outside WAL mode was cut short while it wrote the database.
+    Interrupted,
 }
 
 impl Gap {
     /// Every reason, for counters.
-    pub const ALL: [Gap; 14] = [
+    pub const ALL: [Gap; 15] = [
         Gap::First,
         Gap::Unproven,
         Gap::Rewind,
@@ -72,6 +76,7 @@ impl Gap {
         Gap::SnapshotInterrupted,
         Gap::StorageBehind,
         Gap::Adopted,
+        Gap::Interrupted,
     ];
 
     /// The chain is repaired after a disturbance, which may come again.
@@ -96,6 +101,7 @@ impl Gap {
             Gap::SnapshotInterrupted => "snapshot_interrupted",
             Gap::StorageBehind => "storage_behind",
             Gap::Adopted => "adopted",
+            Gap::Interrupted => "interrupted",
         }
     }
 }
@@ -341,16 +347,7 @@ impl Capture {
     }
 
     fn spool(&mut self, chunk: &frames::Chunk, page_size: u32) -> Result<()> {
-        if self.segment.is_none() {
-            let mark = &self.position.segment;
-            self.segment = Some(Segment::create(
-                &self.dir,
-                mark.txid,
-                mark.generation,
-                page_size,
-                self.owner,
-            )?);
-        }
+        self.open_segment(page_size)?;
         let Some(segment) = &mut self.segment else { return Ok(()) };
         if chunk.shrank {
             segment.shrink(chunk.min_commit)?;

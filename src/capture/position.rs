@@ -35,6 +35,7 @@ const FOLLOWING: u32 = 1;
 const CLEAN: u32 = 2;
 const NEXT_SALTS: u32 = 4;
 const RESTARTED: u32 = 8;
+const DIRTY: u32 = 16;
 
 /// Where in the WAL everything before has been captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,6 +83,9 @@ pub struct CleanMark {
 pub struct Position {
     /// Capture follows the WAL; false: only a snapshot can continue the chain.
     pub following: bool,
+    /// A transaction outside WAL mode began to write the database and was not
+    /// captured yet: found set at an open, it is a gap.
+    pub dirty: bool,
     /// Page size in bytes.
     pub page_size: u32,
     /// Database size in pages at the position.
@@ -113,6 +117,7 @@ impl Position {
             (self.clean.is_some(), CLEAN),
             (self.next_salts.is_some(), NEXT_SALTS),
             (self.segment.restarted, RESTARTED),
+            (self.dirty, DIRTY),
         ] {
             if on {
                 flags |= bit;
@@ -189,6 +194,7 @@ impl Position {
         }
         Ok(Position {
             following: flags & FOLLOWING != 0,
+            dirty: flags & DIRTY != 0,
             page_size,
             commit: u32_at(20),
             wal: WalPosition {
@@ -224,6 +230,7 @@ mod tests {
     fn sample() -> Position {
         Position {
             following: true,
+            dirty: true,
             page_size: 65536,
             commit: 7,
             wal: WalPosition { salts: [1, 2], frame: 3, checksum: [4, 5] },

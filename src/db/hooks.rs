@@ -242,30 +242,6 @@ impl Db {
         self.pin.yield_now();
     }
 
-    /// A transaction in a rollback-journal mode is about to write the database.
-    pub fn rollback_write(&self) {
-        self.in_wal.store(false, Ordering::Release);
-        self.counters.change();
-        let mut guard = self.capture();
-        if let Some(capture) = guard.as_mut()
-            && capture.gap().is_none()
-            && let Err(e) = self.declare_gap(capture, Gap::RollbackMode)
-        {
-            self.log(Level::Error, &format!("a rollback-mode write is unrecorded: {e}"));
-        }
-    }
-
-    /// A transaction in a rollback-journal mode was committed.
-    ///
-    /// Entering WAL mode is such a commit itself and needs no warning.
-    pub fn rollback_commit(&self) {
-        self.counters.change();
-        let known = lock(&self.ship).not_wal;
-        if !known && !crate::snapshot::in_wal_mode(self).unwrap_or(false) {
-            self.note_journal_mode();
-        }
-    }
-
     /// The host closed one connection. When it was the last one this flushes
     /// what is pending, for at most `close_timeout`.
     pub fn connection_closed(&self) {

@@ -10,6 +10,7 @@ mod elsewhere;
 mod hooks;
 mod open;
 mod pin;
+mod rollback;
 mod ship;
 pub mod status;
 
@@ -255,7 +256,7 @@ impl Db {
         }
     }
 
-    fn bound_spool(&self, capture: &mut Capture) -> Result<()> {
+    pub(crate) fn bound_spool(&self, capture: &mut Capture) -> Result<()> {
         let waiting: u64 = lock(&self.ship).pending.iter().map(|p| p.segment.len()).sum();
         if capture.open_bytes().saturating_add(waiting) > self.config.spool_bytes_max
             && capture.has_open()
@@ -272,7 +273,7 @@ impl Db {
         capture.declare_gap(gap)
     }
 
-    fn count_gap(&self, gap: Gap) {
+    pub(crate) fn count_gap(&self, gap: Gap) {
         self.counters.gap(gap);
         self.log(
             Level::Warn,

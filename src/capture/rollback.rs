@@ -1,0 +1,164 @@
+//! Capture of transactions outside WAL mode, on the thread and inside the
+//! callbacks of the connection that makes them.
+//!
+//! While no WAL is in use the mark in the position (size and times of the
+//! database file) says what was captured last. A transaction begins by proving
+//! it, under the host's write lock, and by setting `dirty`; its commit reads
+//! the changed pages back, appends them, and leaves a new mark. Whatever comes
+//! between, a killed process or a writer without the library, is a gap.
+
+use crate::capture::position::{CleanMark, WalPosition};
+use crate::capture::segment::{self, Segment};
+use crate::capture::writes::Writes;
+use crate::capture::{Capture, Gap, Outcome, Stop};
+use crate::error::Result;
+use crate::host::OwnFile;
+use crate::ltx::Pgno;
+use crate::pages::page_size_of;
+
+/// Bytes of pages that are read back and appended at once.
+const BATCH_BYTES: usize = 1 << 20;
+
+impl Capture {
+    /// A transaction outside WAL mode is about to change the database file,
+    /// which is as `found` says; the caller holds the write lock.
+    ///
+    /// # Errors
+    /// The position could not be written.
+    pub fn begin_rollback(&mut self, found: Option<CleanMark>) -> Result<()> {
+        if self.position.following {
+            // Under the write lock a mark of another transaction is that of a dead one.
+            if self.position.dirty {
+                self.declare_gap(Gap::Interrupted)?;
+            } else if found.is_none() || self.position.clean != found {
+                self.declare_gap(Gap::Unproven)?;
+            }
+        }
+        self.position.dirty = true;
+        self.write_position()
+    }
+
+    /// The transaction is over and the file holds its outcome: what it changed
+    /// is read back and appended. `mark` tells the file's state after that.
+    ///
+    /// # Errors
+    /// As [`Capture::capture_to`]; the caller makes a gap of them, since the
+    /// pages cannot be read again later.
+    pub fn end_rollback(
+        &mut self,
+        writes: &mut Writes,
+        file: &dyn OwnFile,
+        mark: impl FnOnce() -> Option<CleanMark>,
+    ) -> Result<Outcome> {
+        self.position.dirty = false;
+        if !self.position.following {
+            self.write_position()?;
+            return Ok(Outcome::NotFollowing);
+        }
+        match self.read_back(writes, file) {
+            Ok(commit) => {
+                self.position.commit = commit;
+                self.position.clean = mark();
+                // There is no WAL any more, or not yet.
+                self.position.wal = WalPosition::default();
+                self.position.next_salts = None;
+                self.position.segment.start_frame = 0;
+                self.position.segment.restarted = true;
+                self.partial = false;
+                self.write_position()?;
+                self.rewrite_if_wanted()?;
+                Ok(Outcome::UpToDate)
+            }
+            Err(Stop::Gap(gap)) => {
+                self.declare_gap(gap)?;
+                Ok(Outcome::NotFollowing)
+            }
+            Err(Stop::Error(e)) => Err(e),
+        }
+    }
+
+    /// Nobody knows what the transaction left in the file.
+    ///
+    /// # Errors
+    /// The position could not be written.
+    pub fn abandon_rollback(&mut self) -> Result<()> {
+        self.position.dirty = false;
+        if self.position.following {
+            return self.declare_gap(Gap::Interrupted);
+        }
+        self.write_position()
+    }
+
+    /// Appends what changed; returns the size of the database in pages.
+    fn read_back(
+        &mut self,
+        writes: &mut Writes,
+        file: &dyn OwnFile,
+    ) -> std::result::Result<Pgno, Stop> {
+        let page_size = self.position.page_size;
+        let size = file.size()?;
+        let whole = size.is_multiple_of(u64::from(page_size));
+        let same = writes.page_size().is_none_or(|written| written == page_size);
+        let commit = match u32::try_from(size / u64::from(page_size)) {
+            Ok(commit) if whole && same && !writes.is_uneven() => commit,
+            // Another page size, or a file that no commit leaves.
+            _ => return Err(Stop::Gap(Gap::RollbackMode)),
+        };
+        let kept = writes.kept(self.position.commit, page_size);
+        let changed = writes.changed(kept, commit, page_size);
+        self.partial = true;
+        self.open_segment(page_size)?;
+        if kept.min(commit) < self.position.commit
+            && let Some(segment) = &mut self.segment
+        {
+            segment.shrink(kept.min(commit))?;
+        }
+        let min_commit = self.position.segment.min_commit.min(kept).min(commit);
+        self.position.segment.min_commit = min_commit;
+        let per_batch = (BATCH_BYTES / page_size as usize).clamp(1, segment::BATCH_PAGES_MAX);
+        for pages in changed.chunks(per_batch) {
+            self.append_from(pages, file)?;
+        }
+        Ok(commit)
+    }
+
+    fn append_from(
+        &mut self,
+        pages: &[Pgno],
+        file: &dyn OwnFile,
+    ) -> std::result::Result<(), Stop> {
+        let page_len = self.position.page_size as usize;
+        self.buf.resize(pages.len() * page_len, 0);
+        let mut done = 0;
+        for run in pages.chunk_by(|a, b| a + 1 == *b) {
+            let at = u64::from(run[0] - 1) * page_len as u64;
+            let buf = &mut self.buf[done..done + run.len() * page_len];
+            let got = file.read_at(buf, at)?;
+            buf[got..].fill(0);
+            done += buf.len();
+        }
+        if pages[0] == 1 && page_size_of(&self.buf).is_some_and(|s| s != self.position.page_size) {
+            return Err(Stop::Gap(Gap::RollbackMode));
+        }
+        if let Some(segment) = &mut self.segment {
+            let data = self.buf.chunks_exact(page_len);
+            segment.append(pages.iter().copied().zip(data))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn open_segment(&mut self, page_size: u32) -> Result<()> {
+        if self.segment.is_none() {
+            let mark = &self.position.segment;
+            let made = Segment::create(
+                &self.dir,
+                mark.txid,
+                mark.generation,
+                page_size,
+                self.owner,
+            )?;
+            self.segment = Some(made);
+        }
+        Ok(())
+    }
+}
