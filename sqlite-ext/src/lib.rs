@@ -25,6 +25,7 @@ mod registry;
 mod runtime;
 mod shield;
 mod sql;
+mod transaction;
 
 #[cfg(feature = "simulation")]
 pub use ffi::simulation;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use litestream::config::DbConfig;
 use litestream::db::Db;
+use litestream::host::OwnFile;
 
 use crate::ffi::abi::*;
 use crate::ffi::api::api;
@@ -23,6 +24,7 @@ use crate::options::{self, Configured, Mode};
 use crate::pin::HostDatabase;
 use crate::registry::{self, Entry};
 use crate::shield::Shield;
+use crate::transaction::Transaction;
 use crate::{last_error, log, raw_name, runtime};
 
 /// Settings given in SQL, for the whole process.
@@ -174,7 +176,7 @@ impl Replicated {
             level: Cell::new(SQLITE_LOCK_NONE),
             started: Cell::new(false),
             shield: Shield::new(api().version_number()),
-            rollback_dirty: Cell::new(false),
+            transaction: Transaction::default(),
             page_bytes: Cell::new(0),
         })
     }
@@ -242,8 +244,8 @@ pub(crate) struct MainFile {
     started: Cell<bool>,
     /// What this connection's checkpoint may rely on.
     shield: Shield,
-    /// The present rollback-mode transaction was reported.
-    rollback_dirty: Cell<bool>,
+    /// The present transaction outside WAL mode.
+    transaction: Transaction,
     /// Size of the last whole page that was read behind page 1.
     page_bytes: Cell<i32>,
 }
@@ -268,6 +270,7 @@ impl MainFile {
             return;
         }
         self.level.set(level);
+        self.transaction.locked(level);
         // The last close checkpoints and deletes the WAL without a call of
         // `xShmLock`, and other processes may have written since this one did.
         if level == SQLITE_LOCK_EXCLUSIVE && self.shared.is_wal() {
@@ -275,9 +278,14 @@ impl MainFile {
         }
     }
 
+    pub(crate) fn before_unlock(&self, level: i32, file: &dyn OwnFile) {
+        if let Some(db) = self.db() {
+            self.transaction.before_unlock(db, level, file);
+        }
+    }
+
     pub(crate) fn after_unlock(&self, level: i32) {
         self.level.set(level);
-        self.rollback_dirty.set(false);
     }
 
     /// Whether this read tells a page size that was not told before. Page 1 is
@@ -302,22 +310,32 @@ impl MainFile {
 
     /// Outside WAL mode every write of the file is a transaction's or the
     /// playback of one; in WAL mode it is a checkpoint's.
-    pub(crate) fn before_write(&self) {
+    pub(crate) fn before_write(&self, at: i64, n: i32) {
         if !self.shared.is_wal()
-            && !self.rollback_dirty.replace(true)
             && let Some(db) = self.db()
         {
-            db.rollback_write();
+            self.transaction.write(db, at.unsigned_abs(), n.unsigned_abs());
         }
     }
 
+    pub(crate) fn before_truncate(&self, size: i64) {
+        if !self.shared.is_wal()
+            && let Some(db) = self.db()
+        {
+            self.transaction.truncate(db, size.unsigned_abs());
+        }
+    }
+
+    /// `SQLITE_FCNTL_SYNC`.
+    pub(crate) fn synced(&self) {
+        self.transaction.synced();
+    }
+
     /// `SQLITE_FCNTL_COMMIT_PHASETWO`: the last call of a commit.
-    pub(crate) fn committed(&self, index: Option<WalIndex>) {
+    pub(crate) fn committed(&self, index: Option<WalIndex>, file: &dyn OwnFile) {
         let Some(db) = self.db() else { return };
         if !self.shared.is_wal() {
-            if self.rollback_dirty.replace(false) {
-                db.rollback_commit();
-            }
+            self.transaction.committed(db, file);
             return;
         }
         // Otherwise the release of the write lock has told, in order with other
@@ -428,7 +446,10 @@ impl MainFile {
     pub(crate) fn closed(self) {
         registry::remove(&self.shared);
         match self.db() {
-            Some(db) => db.connection_closed(),
+            Some(db) => {
+                self.transaction.closed(db);
+                db.connection_closed();
+            }
             // Dropping the parent's database would end threads that are not here.
             None => std::mem::forget(self),
         }

@@ -203,6 +203,12 @@ impl Capture {
     }
 
     fn try_capture(&mut self, published: Published) -> std::result::Result<(), Stop> {
+        // Without a WAL in use the database file is proven by its mark when it
+        // is written; what lies beside it may be a WAL of former times.
+        let p = &self.position;
+        if p.clean.is_some() && p.next_salts.is_none() && published.mx_frame == 0 {
+            return Ok(());
+        }
         let Some(header) = self.read_wal_header()? else {
             // Without a WAL there is nothing that was not captured before it went.
             let nothing = published.mx_frame == 0

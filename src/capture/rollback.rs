@@ -77,6 +77,19 @@ impl Capture {
         }
     }
 
+    /// Why the first WAL header after a time without WAL cannot continue the
+    /// position: somebody wrote the database meanwhile, which was as `found`
+    /// tells when the last WAL ended or the last transaction was captured.
+    pub fn gap_before_wal(&self, found: impl FnOnce() -> Option<CleanMark>) -> Option<Gap> {
+        if !self.position.following || self.position.clean.is_none() {
+            return None;
+        }
+        if self.position.dirty {
+            return Some(Gap::Interrupted);
+        }
+        (found() != self.position.clean).then_some(Gap::Unproven)
+    }
+
     /// Nobody knows what the transaction left in the file.
     ///
     /// # Errors

@@ -184,9 +184,11 @@ impl Db {
         self.note_page_size(word(8));
         self.capture_now("a new WAL begins");
         let mut guard = self.capture();
-        if let Some(capture) = guard.as_mut()
-            && let Err(e) = capture.expect_generation([word(16), word(20)])
-        {
+        let Some(capture) = guard.as_mut() else { return };
+        if let Some(gap) = capture.gap_before_wal(|| self.mark()) {
+            let _ = self.declare_gap(capture, gap);
+        }
+        if let Err(e) = capture.expect_generation([word(16), word(20)]) {
             self.log(Level::Error, &format!("a new WAL begins unrecorded: {e}"));
             let _ = self.declare_gap(capture, Gap::CaptureFailed);
         }

@@ -68,8 +68,15 @@ impl Db {
             self.end_rollback(writes, file);
             return;
         }
+        self.rollback_lost();
+    }
+
+    /// The connection is gone with changes that it neither committed nor undid.
+    pub fn rollback_lost(&self) {
+        self.counters.change();
         if let Some(capture) = self.capture().as_mut() {
             let before = capture.gap();
+            // The gap holds in memory even when its record cannot be written.
             let _ = capture.abandon_rollback();
             if before.is_none() && capture.gap().is_some() {
                 self.count_gap(Gap::Interrupted);

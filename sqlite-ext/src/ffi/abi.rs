@@ -140,6 +140,7 @@ pub(crate) const SQLITE_OPEN_WAL: c_int = 0x0008_0000;
 
 pub(crate) const SQLITE_LOCK_NONE: c_int = 0;
 pub(crate) const SQLITE_LOCK_SHARED: c_int = 1;
+pub(crate) const SQLITE_LOCK_RESERVED: c_int = 2;
 pub(crate) const SQLITE_LOCK_EXCLUSIVE: c_int = 4;
 
 pub(crate) const SQLITE_SHM_UNLOCK: c_int = 1;
@@ -162,6 +163,7 @@ pub(crate) struct HooksQuery {
 }
 pub(crate) const SQLITE_FCNTL_VFSNAME: c_int = 12;
 pub(crate) const SQLITE_FCNTL_PRAGMA: c_int = 14;
+pub(crate) const SQLITE_FCNTL_SYNC: c_int = 21;
 pub(crate) const SQLITE_FCNTL_COMMIT_PHASETWO: c_int = 22;
 
 pub(crate) const SQLITE_NULL: c_int = 5;

@@ -21,13 +21,13 @@ macro_rules! forward {
 }
 pub(super) use forward;
 
-/// Everything forwarded as it is; the other two differ in both tables.
+/// Everything forwarded as it is; the other three differ in both tables.
 pub(super) const PLAIN: sqlite3_io_methods = sqlite3_io_methods {
     iVersion: 3,
     xClose: None,
     xRead: Some(x_read),
     xWrite: None,
-    xTruncate: Some(x_truncate),
+    xTruncate: None,
     xSync: Some(x_sync),
     xFileSize: Some(x_file_size),
     xLock: Some(x_lock),
@@ -46,10 +46,6 @@ pub(super) const PLAIN: sqlite3_io_methods = sqlite3_io_methods {
 
 unsafe extern "C" fn x_read(f: *mut sqlite3_file, buf: *mut c_void, n: c_int, at: i64) -> c_int {
     forward!(f, xRead, SQLITE_IOERR, buf, n, at)
-}
-
-unsafe extern "C" fn x_truncate(f: *mut sqlite3_file, size: i64) -> c_int {
-    forward!(f, xTruncate, SQLITE_IOERR, size)
 }
 
 unsafe extern "C" fn x_sync(f: *mut sqlite3_file, flags: c_int) -> c_int {

@@ -14,6 +14,7 @@ use super::abi::*;
 use super::api::api;
 use super::forward::{PLAIN, forward};
 use super::guard::hook;
+use super::own_file::ConnectionFile;
 use super::wal_index::WalIndex;
 use crate::primary_vfs::{MainFile, WalFile};
 
@@ -58,6 +59,15 @@ pub(super) unsafe fn host_part(file: *mut sqlite3_file) -> *mut sqlite3_file {
 unsafe fn main_of<'a>(file: *mut sqlite3_file) -> &'a MainShim {
     // SAFETY: the caller's promise; only shared references are ever made.
     unsafe { &*file.cast::<MainShim>() }
+}
+
+/// The host's file of a connection in one of its callbacks.
+///
+/// # Safety
+/// As [`main_of`], on the connection's thread, for the time of one callback.
+unsafe fn own_file(file: *mut sqlite3_file) -> ConnectionFile {
+    // SAFETY: the file's invariant; SQLite calls no two methods of it at a time.
+    unsafe { ConnectionFile::new(host_part(file)) }
 }
 
 /// The fields of a replicated database's WAL; as [`main_of`].
@@ -169,6 +179,7 @@ static MAIN: [sqlite3_io_methods; 4] = four(sqlite3_io_methods {
     xClose: Some(main_close),
     xRead: Some(main_read),
     xWrite: Some(main_write),
+    xTruncate: Some(main_truncate),
     xLock: Some(main_lock),
     xUnlock: Some(main_unlock),
     xFileControl: Some(main_file_control),
@@ -217,8 +228,15 @@ unsafe extern "C" fn main_write(
 ) -> c_int {
     // SAFETY: a file of `MAIN`.
     let shim = unsafe { main_of(f) };
-    hook((), || shim.hooks.before_write());
+    hook((), || shim.hooks.before_write(at, n));
     forward!(f, xWrite, SQLITE_IOERR, data, n, at)
+}
+
+unsafe extern "C" fn main_truncate(f: *mut sqlite3_file, size: i64) -> c_int {
+    // SAFETY: a file of `MAIN`.
+    let shim = unsafe { main_of(f) };
+    hook((), || shim.hooks.before_truncate(size));
+    forward!(f, xTruncate, SQLITE_IOERR, size)
 }
 
 unsafe extern "C" fn main_lock(f: *mut sqlite3_file, level: c_int) -> c_int {
@@ -232,7 +250,8 @@ unsafe extern "C" fn main_lock(f: *mut sqlite3_file, level: c_int) -> c_int {
 
 unsafe extern "C" fn main_unlock(f: *mut sqlite3_file, level: c_int) -> c_int {
     // SAFETY: a file of `MAIN`.
-    let shim = unsafe { main_of(f) };
+    let (shim, own) = unsafe { (main_of(f), own_file(f)) };
+    hook((), || shim.hooks.before_unlock(level, &own));
     let rc = forward!(f, xUnlock, SQLITE_IOERR, level);
     hook((), || shim.hooks.after_unlock(level));
     rc
@@ -267,9 +286,15 @@ unsafe extern "C" fn main_file_control(f: *mut sqlite3_file, op: c_int, arg: *mu
         SQLITE_FCNTL_COMMIT_PHASETWO => {
             let rc = forward!(f, xFileControl, SQLITE_NOTFOUND, op, arg);
             // SAFETY: a file of `MAIN`.
-            let shim = unsafe { main_of(f) };
-            hook((), || shim.hooks.committed(shim.wal_index.get()));
+            let (shim, own) = unsafe { (main_of(f), own_file(f)) };
+            hook((), || shim.hooks.committed(shim.wal_index.get(), &own));
             rc
+        }
+        SQLITE_FCNTL_SYNC => {
+            // SAFETY: a file of `MAIN`.
+            let shim = unsafe { main_of(f) };
+            hook((), || shim.hooks.synced());
+            forward!(f, xFileControl, SQLITE_NOTFOUND, op, arg)
         }
         _ => forward!(f, xFileControl, SQLITE_NOTFOUND, op, arg),
     }

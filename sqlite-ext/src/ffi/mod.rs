@@ -12,6 +12,7 @@ pub(crate) mod guard;
 pub(crate) mod host_file;
 mod init;
 mod io;
+mod own_file;
 pub(crate) mod process;
 #[cfg(feature = "simulation")]
 pub mod simulation;
