@@ -35,6 +35,12 @@ pub trait DatabaseFile: Send {
     /// # Errors
     /// The host VFS could not tell.
     fn size(&mut self) -> Result<u64>;
+
+    /// Whether a connection of any process holds the write lock (RESERVED).
+    ///
+    /// # Errors
+    /// The host VFS could not tell.
+    fn is_reserved(&mut self) -> Result<bool>;
 }
 
 /// The database file through the handle of the connection whose callback is

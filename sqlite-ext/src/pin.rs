@@ -208,6 +208,10 @@ impl Reader {
         file.size().map_err(|code| self.error("get the size of", code))
     }
 
+    fn is_reserved(&self, file: &HostFile) -> Result<bool> {
+        file.is_reserved().map_err(|code| self.error("look at the locks on", code))
+    }
+
     fn read_at(&self, file: &HostFile, buf: &mut [u8], offset: u64) -> Result<usize> {
         if file.read(buf, offset).map_err(|code| self.error("read", code))? {
             return Ok(buf.len());
@@ -231,6 +235,10 @@ impl DatabaseFile for Unlocked {
     fn size(&mut self) -> Result<u64> {
         self.reader.size(&self.file)
     }
+
+    fn is_reserved(&mut self) -> Result<bool> {
+        self.reader.is_reserved(&self.file)
+    }
 }
 
 /// Dropping gives the mark back, then (in [`MappedFile`] and [`HostFile`]) the
@@ -249,6 +257,10 @@ impl DatabaseFile for Pinned {
 
     fn size(&mut self) -> Result<u64> {
         self.reader.size(self.file.file())
+    }
+
+    fn is_reserved(&mut self) -> Result<bool> {
+        self.reader.is_reserved(self.file.file())
     }
 }
 

@@ -270,7 +270,9 @@ impl MainFile {
             return;
         }
         self.level.set(level);
-        self.transaction.locked(level);
+        if let Some(db) = self.db() {
+            self.transaction.locked(db, level);
+        }
         // The last close checkpoints and deletes the WAL without a call of
         // `xShmLock`, and other processes may have written since this one did.
         if level == SQLITE_LOCK_EXCLUSIVE && self.shared.is_wal() {

@@ -20,9 +20,9 @@ pub(crate) struct Transaction {
 
 impl Transaction {
     /// The host VFS granted lock `level`.
-    pub(crate) fn locked(&self, level: i32) {
-        if level == SQLITE_LOCK_RESERVED {
-            self.reserved.set(true);
+    pub(crate) fn locked(&self, db: &Db, level: i32) {
+        if level == SQLITE_LOCK_RESERVED && !self.reserved.replace(true) {
+            db.writer_came();
         }
     }
 
@@ -65,11 +65,13 @@ impl Transaction {
         if level >= SQLITE_LOCK_RESERVED {
             return;
         }
-        self.reserved.set(false);
         let mut writes = self.writes.borrow_mut();
         if !writes.is_empty() {
             db.rollback_undone(&mut writes, file);
             writes.clear();
+        }
+        if self.reserved.replace(false) {
+            db.writer_went();
         }
     }
 
@@ -77,6 +79,9 @@ impl Transaction {
     pub(crate) fn closed(&self, db: &Db) {
         if !self.writes.borrow().is_empty() {
             db.rollback_lost();
+        }
+        if self.reserved.replace(false) {
+            db.writer_went();
         }
     }
 }

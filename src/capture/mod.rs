@@ -5,6 +5,7 @@
 //! and the same WAL header after the read as before it. Whatever does not
 //! prove that the position continues is a gap, and a gap ends in a snapshot.
 
+pub mod backfill;
 pub mod frames;
 pub mod page_map;
 pub mod position;
@@ -434,6 +435,7 @@ impl Capture {
     pub fn declare_gap(&mut self, gap: Gap) -> Result<()> {
         self.gap = Some(self.gap.unwrap_or(gap));
         self.position.following = false;
+        self.position.backfill = 0;
         self.position.next_salts = None;
         self.position.clean = None;
         self.partial = false;
@@ -485,6 +487,7 @@ impl Capture {
             }
         };
         self.position.following = true;
+        self.position.backfill = 0;
         self.position.page_size = header.page_size;
         self.position.commit = header.n_page;
         self.position.wal = WalPosition { salts: header.salts, frame: header.mx_frame, checksum };
@@ -544,7 +547,7 @@ impl Capture {
     /// `Full` when the seal could not be written. A growth with missing pages
     /// is a gap, not an error.
     pub fn seal(&mut self, now_ms: i64) -> Result<Option<Segment>> {
-        if self.partial || !self.has_open() {
+        if self.partial || !self.has_open() || self.position.backfill != 0 {
             return Ok(None);
         }
         if !self.growth_is_whole() {

@@ -86,6 +86,10 @@ pub struct Position {
     /// A transaction outside WAL mode began to write the database and was not
     /// captured yet: found set at an open, it is a gap.
     pub dirty: bool,
+    /// Number of the backfill under way; 0: none.
+    pub backfill: u64,
+    /// Number of the last backfill that was begun.
+    pub backfill_serial: u64,
     /// Page size in bytes.
     pub page_size: u32,
     /// Database size in pages at the position.
@@ -195,6 +199,8 @@ impl Position {
         Ok(Position {
             following: flags & FOLLOWING != 0,
             dirty: flags & DIRTY != 0,
+            backfill: 0,
+            backfill_serial: 0,
             page_size,
             commit: u32_at(20),
             wal: WalPosition {
@@ -231,6 +237,8 @@ mod tests {
         Position {
             following: true,
             dirty: true,
+            backfill: 0,
+            backfill_serial: 0,
             page_size: 65536,
             commit: 7,
             wal: WalPosition { salts: [1, 2], frame: 3, checksum: [4, 5] },

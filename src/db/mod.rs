@@ -73,6 +73,8 @@ pub struct Db {
     page_size: AtomicU32,
     /// A connection opened a WAL since a rollback-mode write was last seen.
     in_wal: AtomicBool,
+    /// Connections of this process that hold the write lock outside WAL mode.
+    writers: AtomicUsize,
     /// The first read after the open was seen.
     started: AtomicBool,
     faulted: AtomicBool,

@@ -86,6 +86,7 @@ impl Db {
             armed_at_ms: Default::default(),
             page_size: Default::default(),
             in_wal: Default::default(),
+            writers: Default::default(),
             started: Default::default(),
             faulted: Default::default(),
             connections: Default::default(),

@@ -14,6 +14,21 @@ use crate::log::Level;
 use crate::os::disk as os;
 
 impl Db {
+    /// A connection of this process got the write lock outside WAL mode.
+    pub fn writer_came(&self) {
+        self.writers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It gave the lock back.
+    pub fn writer_went(&self) {
+        self.writers.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// A connection of this process has the write lock, so nobody else has.
+    pub(crate) fn has_writer(&self) -> bool {
+        self.writers.load(Ordering::Acquire) > 0
+    }
+
     /// A connection outside WAL mode is about to change the database file for
     /// the first time since its last commit. `by_transaction`: it holds
     /// RESERVED; the playback of a hot journal does not.

@@ -147,6 +147,15 @@ impl HostFile {
         Ok(u64::try_from(bytes).unwrap_or(0))
     }
 
+    /// Whether a connection of any process holds RESERVED or more.
+    pub(crate) fn is_reserved(&self) -> Result<bool, Code> {
+        let check = self.methods().and_then(|m| m.xCheckReservedLock).ok_or(Code(SQLITE_IOERR))?;
+        let mut held = 0;
+        // SAFETY: an open file and a place for the answer.
+        checked(unsafe { check(self.file.as_ptr(), &raw mut held) })?;
+        Ok(held != 0)
+    }
+
     /// Raises the lock on the file to `level`.
     pub(crate) fn lock(&self, level: c_int) -> Result<(), Code> {
         let lock = self.methods().and_then(|m| m.xLock).ok_or(Code(SQLITE_IOERR))?;

@@ -1,0 +1,134 @@
+//! Making the open segment a whole state of the database while commits go on.
+//!
+//! Commits are captured into the segment from the begin of the backfill, and
+//! every page that they did not write is copied from the database file, at any
+//! pace and without any lock on it. A page that a transaction changes meanwhile
+//! may be copied torn or too old, but then the end of that transaction appends
+//! it again, and the newest copy counts; a page that the segment holds is not
+//! copied. So when every page is there and no transaction is under way, the
+//! segment is the state of the last commit: it is sealed as a snapshot.
+
+use crate::capture::frames;
+use crate::capture::position::{CleanMark, SegmentMark, WalPosition};
+use crate::capture::{Capture, Gap};
+use crate::error::Result;
+use crate::ltx::{Pgno, Txid, lock_pgno};
+
+/// What a backfill begins with.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    /// Page size in bytes.
+    pub page_size: u32,
+    /// Pages of the database file.
+    pub commit: Pgno,
+    /// State of the database file.
+    pub mark: CleanMark,
+    /// Its connections have a WAL: frames of the present one lie over the file.
+    pub in_wal: bool,
+    /// TXID that the segment gets.
+    pub txid: Txid,
+}
+
+/// One backfill; another one of the same database has another number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backfill(u64);
+
+impl Capture {
+    /// The backfill under way, by whatever process.
+    pub fn backfill(&self) -> Option<Backfill> {
+        let p = &self.position;
+        (p.following && p.backfill != 0).then_some(Backfill(p.backfill))
+    }
+
+    /// Begins to follow from the present state, with every page to be copied.
+    /// The gap stays until [`Capture::end_backfill`].
+    ///
+    /// # Errors
+    /// The WAL could not be read, or the position not be written.
+    pub fn begin_backfill(&mut self, start: &Start) -> Result<Backfill> {
+        if let Some(segment) = self.segment.take() {
+            segment.remove()?;
+        }
+        self.wal = None;
+        let header = if start.in_wal { self.read_wal_header()? } else { None };
+        let p = &mut self.position;
+        p.following = true;
+        p.page_size = start.page_size;
+        p.commit = start.commit;
+        p.next_salts = None;
+        p.snapshot_pending = Txid(0);
+        (p.wal, p.clean) = match header.filter(|h| h.page_size == start.page_size) {
+            Some(frames::Header { salts, checksum, .. }) => {
+                (WalPosition { salts, frame: 0, checksum }, None)
+            }
+            None => (WalPosition::default(), Some(start.mark)),
+        };
+        p.segment = SegmentMark {
+            txid: start.txid,
+            generation: 0,
+            len: 0,
+            start_frame: 0,
+            restarted: true,
+            // Every page has to be there.
+            min_commit: 0,
+        };
+        p.backfill = p.backfill_serial.wrapping_add(1).max(1);
+        p.backfill_serial = p.backfill;
+        self.partial = false;
+        let (page_size, id) = (p.page_size, Backfill(p.backfill));
+        self.open_segment(page_size)?;
+        self.write_position()?;
+        Ok(id)
+    }
+
+    /// The next pages from `from` on that `backfill` has to copy, at most `max`
+    /// of them and all within `max` pages; with it the page to go on from.
+    /// `None`: it was overtaken by a gap or by another one.
+    pub fn to_copy(&self, backfill: Backfill, from: Pgno, max: u32) -> Option<(Vec<Pgno>, Pgno)> {
+        if self.backfill() != Some(backfill) {
+            return None;
+        }
+        let lock = lock_pgno(self.position.page_size);
+        let wanted =
+            |p: &Pgno| *p != lock && self.segment.as_ref().is_none_or(|s| !s.contains(*p));
+        let first = (from..=self.position.commit).find(|p| wanted(p));
+        let Some(first) = first else { return Some((Vec::new(), self.position.commit)) };
+        let last = first.saturating_add(max - 1).min(self.position.commit);
+        Some(((first..=last).filter(wanted).collect(), last))
+    }
+
+    /// Appends copies of pages that commits did not bring meanwhile. False:
+    /// `backfill` was overtaken.
+    ///
+    /// # Errors
+    /// `Full` and other errors of the spool.
+    pub fn fill(&mut self, backfill: Backfill, pages: &[(Pgno, &[u8])]) -> Result<bool> {
+        if self.backfill() != Some(backfill) {
+            return Ok(false);
+        }
+        let commit = self.position.commit;
+        let Some(segment) = &mut self.segment else { return Ok(false) };
+        let wanted: Vec<(Pgno, &[u8])> =
+            pages.iter().copied().filter(|(p, _)| *p <= commit && !segment.contains(*p)).collect();
+        segment.append(wanted.into_iter())?;
+        self.write_position()?;
+        Ok(true)
+    }
+
+    /// Whether `backfill` has every page and no transaction is under way.
+    pub fn is_filled(&self, backfill: Backfill) -> bool {
+        let rest = self.to_copy(backfill, 1, 1);
+        rest.is_some_and(|(pages, _)| pages.is_empty()) && !self.position.dirty && !self.partial
+    }
+
+    /// The segment is a whole state: the gap is closed as soon as it is sealed.
+    ///
+    /// # Errors
+    /// The position could not be written.
+    pub fn end_backfill(&mut self) -> Result<Option<Gap>> {
+        self.position.backfill = 0;
+        let gap = self.gap.take();
+        self.write_position()?;
+        Ok(gap)
+    }
+}
