@@ -9,7 +9,7 @@ use crate::db::{Db, replica_hash};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ledger::{self, Builder, Ledger};
 use crate::log::Level;
-use crate::ltx::{HEADER_SIZE, Header, Pgno, Txid, page_checksum};
+use crate::ltx::{HEADER_SIZE, Header, Pgno, Txid, lock_pgno, page_checksum};
 use crate::plan::{RestorePlan, Target, calc_restore_plan, list_levels};
 use crate::replica_client::{FileId, FileInfo, ReplicaClient};
 use crate::restore::{PageSink, ReplayOptions, replay_changes};
@@ -33,12 +33,23 @@ fn try_acknowledged(db: &Db, file: &Header, segment: Option<&Segment>) -> Result
     let Some(segment) = segment else {
         return ledger::promote(&db.vfs_dir(), file).map(drop);
     };
-    let Some(mut ledger) = load(db)? else { return Ok(()) };
-    if ledger.txid().next() != file.min_txid {
-        return Ok(());
-    }
+    let Some(mut ledger) = load(db)?.filter(|l| l.txid().next() == file.min_txid) else {
+        return from_whole(db, file, segment);
+    };
     ledger
         .apply(file, |put| segment.for_each_page(|pgno, page| put(pgno, page_checksum(pgno, page))))
+}
+
+/// A segment that holds every page makes the ledger anew.
+fn from_whole(db: &Db, file: &Header, segment: &Segment) -> Result<()> {
+    let lock_page = u64::from(lock_pgno(file.page_size) <= file.commit);
+    if segment.page_count() as u64 + lock_page != u64::from(file.commit) {
+        return Ok(());
+    }
+    let Some(mut next) = begin_next(db) else { return Ok(()) };
+    segment.for_each_page(|pgno, page| next.set(pgno, page_checksum(pgno, page)))?;
+    next.finish(file)?;
+    ledger::promote(&db.vfs_dir(), file).map(drop)
 }
 
 /// The ledger, if it can be believed; one that is damaged is removed.

@@ -5,6 +5,7 @@
 //! the command line (`litestream`, feature `cli`) from outside.
 #![forbid(unsafe_code)]
 
+mod backfill;
 mod bookkeeping;
 pub mod capture;
 #[cfg(feature = "cli")]

@@ -124,7 +124,7 @@ fn has_work(db: &Db) -> bool {
     let gap = lock(&db.capture).as_ref().is_some_and(|c| c.gap().is_some());
     let ship = lock(&db.ship);
     !ship.pending.is_empty()
-        || (gap && ship.history == History::Agreed && !ship.not_wal && !snapshot::is_pointless(db))
+        || (gap && ship.history == History::Agreed && !snapshot::is_pointless(db))
 }
 
 fn backoff(failures: u32, unit: f64) -> Duration {
@@ -135,9 +135,7 @@ fn backoff(failures: u32, unit: f64) -> Duration {
 fn succeeded(db: &Db) {
     let mut ship = lock(&db.ship);
     ship.failing = false;
-    if !ship.not_wal {
-        ship.last_error = None;
-    }
+    ship.last_error = None;
     drop(ship);
     db.ship_signal.notify_all();
 }

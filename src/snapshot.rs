@@ -25,7 +25,7 @@ use crate::replica_client::{Body, ByteStream, FileId, ReplicaClient, WriteMode};
 use crate::restore::PageSet;
 use crate::sibling::{self, Sibling};
 use crate::stream::ChunkWriter;
-use crate::{bookkeeping, shipped, tasks};
+use crate::{backfill, bookkeeping, shipped, tasks};
 
 /// A state that capture follows from and storage shall have.
 struct Begun {
@@ -48,8 +48,26 @@ enum Content {
     Stream(Pages, Option<PageSet>),
 }
 
+/// What there is to bring storage to.
+enum State {
+    Still(Box<Begun>),
+    /// That of a database which can only be gathered while it changes.
+    Moving(Option<Ledger>),
+    /// The database is empty, or nothing is due.
+    None,
+}
+
+/// What capture can follow from.
+enum Followed {
+    From(Pages, Header, Gap),
+    /// The database cannot be held still.
+    Moving,
+    /// The database is empty, or nothing is due.
+    Not,
+}
+
 /// Nothing changed since a snapshot was last found impossible: an empty
-/// database, or one that is not in WAL mode.
+/// database.
 pub(crate) fn is_pointless(db: &Db) -> bool {
     db.counters.is_pointless()
 }
@@ -66,9 +84,13 @@ pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
         .map_err(|e| Error::new(ErrorKind::Internal, "beginning a snapshot failed").with_source(e))
         .and_then(|begun| begun)
         .inspect_err(|_| abandon(db))?;
-    let Some(Begun { header, reason, content, compared, pages }) = begun else {
-        db.counters.pointless(changes);
-        return Ok(false);
+    let Begun { header, reason, content, compared, pages } = match begun {
+        State::Still(begun) => *begun,
+        State::Moving(ledger) => return gather(db, changes, ledger).await,
+        State::None => {
+            db.counters.pointless(changes);
+            return Ok(false);
+        }
     };
     let repair = Repair {
         reason,
@@ -141,6 +163,21 @@ fn stream(db: &Arc<Db>, mut pages: Pages, set: Option<PageSet>, header: Header) 
     })
 }
 
+/// Gathers the state of a database that cannot be held still. It is shipped as
+/// the segment that it was gathered in.
+async fn gather(db: &Arc<Db>, changes: u64, ledger: Option<Ledger>) -> Result<bool> {
+    let for_take = Arc::clone(db);
+    let gathered = tasks::spawn_blocking(move || backfill::take(&for_take, ledger)).await;
+    let repair = gathered.map_err(|e| {
+        Error::new(ErrorKind::Internal, "gathering a snapshot failed").with_source(e)
+    })??;
+    match repair {
+        Some(repair) => done(db, repair),
+        None => db.counters.pointless(changes),
+    }
+    Ok(repair.is_some())
+}
+
 /// The name was taken: by this very snapshot, by an earlier one of ours whose
 /// answer was lost, or by somebody else.
 async fn already_there(db: &Arc<Db>, id: &FileId, header: &Header) -> Result<()> {
@@ -204,8 +241,12 @@ fn unchanged(db: &Arc<Db>, header: &Header, repair: Repair) -> Result<()> {
     Ok(())
 }
 
-fn begin(db: &Arc<Db>, ledger: Option<Ledger>) -> Result<Option<Begun>> {
-    let Some((pages, header, reason)) = follow(db)? else { return Ok(None) };
+fn begin(db: &Arc<Db>, ledger: Option<Ledger>) -> Result<State> {
+    let (pages, header, reason) = match follow(db)? {
+        Followed::From(pages, header, reason) => (pages, header, reason),
+        Followed::Moving => return Ok(State::Moving(ledger)),
+        Followed::Not => return Ok(State::None),
+    };
     let all = {
         let lock_page = u64::from(lock_pgno(header.page_size) <= header.commit);
         u64::from(header.commit) - lock_page
@@ -213,7 +254,8 @@ fn begin(db: &Arc<Db>, ledger: Option<Ledger>) -> Result<Option<Begun>> {
     let usable = ledger.filter(|l| l.header().page_size == header.page_size);
     let Some(ledger) = usable else {
         let content = Content::Stream(pages, None);
-        return Ok(Some(Begun { header, reason, content, compared: 0, pages: all }));
+        let begun = Begun { header, reason, content, compared: 0, pages: all };
+        return Ok(State::Still(Box::new(begun)));
     };
     let form: PageForm = db.config.page_form;
     let (found, pages) = difference::find(db, pages, ledger, &header, form)?;
@@ -227,31 +269,34 @@ fn begin(db: &Arc<Db>, ledger: Option<Ledger>) -> Result<Option<Begun>> {
             (set.len(), Content::Stream(pages, Some(set)))
         }
     };
-    Ok(Some(Begun { header, reason, content, compared: all, pages: count }))
+    let begun = Begun { header, reason, content, compared: all, pages: count };
+    Ok(State::Still(Box::new(begun)))
 }
 
 /// Starts a read transaction, lets capture follow from its state, and gives
 /// that state the next TXID.
-fn follow(db: &Arc<Db>) -> Result<Option<(Pages, Header, Gap)>> {
-    if disk::stat(&db.path)?.is_none_or(|s| s.size == 0) && db.published().mx_frame == 0 {
-        return Ok(None);
+fn follow(db: &Arc<Db>) -> Result<Followed> {
+    let in_wal = db.published().mx_frame > 0;
+    if !in_wal && disk::stat(&db.path)?.is_none_or(|s| s.size == 0) {
+        return Ok(Followed::Not);
     }
-    if db.published().mx_frame == 0 && !in_wal_mode(db)? {
-        db.note_journal_mode();
-        return Ok(None);
+    let in_use = db.connections.load(Ordering::Acquire) > 0;
+    if in_use && (backfill::is_under_way(db) || !in_wal && !in_wal_mode(db)?) {
+        return Ok(Followed::Moving);
     }
-    db.note_wal_mode();
     let mut guard = db.capture();
-    let Some(capture) = guard.as_mut() else { return Ok(None) };
-    let Some(reason) = capture.gap() else { return Ok(None) };
+    let Some(capture) = guard.as_mut() else { return Ok(Followed::Not) };
+    let Some(reason) = capture.gap() else { return Ok(Followed::Not) };
     let open_elsewhere = Pages::at_rest(db)?.is_none();
-    let pages = if db.connections.load(Ordering::Acquire) > 0 || open_elsewhere {
-        Pages::pin(db)?
-    } else {
-        Pages::closed(db)?
+    let pages = match (in_use || open_elsewhere).then(|| Pages::pin(db)) {
+        Some(Ok(pages)) => pages,
+        // Held exclusively, or with a wal-index that nobody else sees.
+        Some(Err(e)) if in_use && backfill::may_help(&e) => return Ok(Followed::Moving),
+        Some(Err(e)) => return Err(e),
+        None => Pages::closed(db)?,
     };
     if pages.header.n_page == 0 {
-        return Ok(None);
+        return Ok(Followed::Not);
     }
     sibling::refuse_other(db, pages.header.page_size)?;
     Sibling::settle(&db.vfs_dir(), &db.config.replica_url, db.owner)?;
@@ -271,7 +316,7 @@ fn follow(db: &Arc<Db>) -> Result<Option<(Pages, Header, Gap)>> {
     ship.changed = true;
     drop(ship);
     drop(guard);
-    Ok(Some((pages, header, reason)))
+    Ok(Followed::From(pages, header, reason))
 }
 
 /// Whether the header of the database file says WAL; where it cannot be read

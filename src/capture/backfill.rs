@@ -27,6 +27,8 @@ pub struct Start {
     pub in_wal: bool,
     /// TXID that the segment gets.
     pub txid: Txid,
+    /// Pages of the state in storage that copies are compared with; 0: none.
+    pub stored: Pgno,
 }
 
 /// One backfill; another one of the same database has another number.
@@ -69,8 +71,8 @@ impl Capture {
             len: 0,
             start_frame: 0,
             restarted: true,
-            // Every page has to be there.
-            min_commit: 0,
+            // Beyond what storage has, every page has to be there.
+            min_commit: start.stored.min(start.commit),
         };
         p.backfill = p.backfill_serial.wrapping_add(1).max(1);
         p.backfill_serial = p.backfill;
@@ -81,16 +83,23 @@ impl Capture {
         Ok(id)
     }
 
-    /// The next pages from `from` on that `backfill` has to copy, at most `max`
-    /// of them and all within `max` pages; with it the page to go on from.
-    /// `None`: it was overtaken by a gap or by another one.
-    pub fn to_copy(&self, backfill: Backfill, from: Pgno, max: u32) -> Option<(Vec<Pgno>, Pgno)> {
+    /// The next pages from `from` on that `backfill` has to copy, all within
+    /// `max` pages, and the last page that was looked at. Pages that are `known`
+    /// equal to what storage has need no copy. `None`: it was overtaken by a gap
+    /// or by another one.
+    pub fn to_copy(
+        &self,
+        backfill: Backfill,
+        from: Pgno,
+        max: u32,
+        known: impl Fn(Pgno) -> bool,
+    ) -> Option<(Vec<Pgno>, Pgno)> {
         if self.backfill() != Some(backfill) {
             return None;
         }
         let lock = lock_pgno(self.position.page_size);
-        let wanted =
-            |p: &Pgno| *p != lock && self.segment.as_ref().is_none_or(|s| !s.contains(*p));
+        let held = |p: Pgno| self.segment.as_ref().is_some_and(|s| s.contains(p));
+        let wanted = |p: &Pgno| *p != lock && !held(*p) && !known(*p);
         let first = (from..=self.position.commit).find(|p| wanted(p));
         let Some(first) = first else { return Some((Vec::new(), self.position.commit)) };
         let last = first.saturating_add(max - 1).min(self.position.commit);
@@ -116,12 +125,12 @@ impl Capture {
     }
 
     /// Whether `backfill` has every page and no transaction is under way.
-    pub fn is_filled(&self, backfill: Backfill) -> bool {
-        let rest = self.to_copy(backfill, 1, 1);
+    pub fn is_filled(&self, backfill: Backfill, known: impl Fn(Pgno) -> bool) -> bool {
+        let rest = self.to_copy(backfill, 1, 1, known);
         rest.is_some_and(|(pages, _)| pages.is_empty()) && !self.position.dirty && !self.partial
     }
 
-    /// The segment is a whole state: the gap is closed as soon as it is sealed.
+    /// With the segment storage has the whole state: the gap is closed.
     ///
     /// # Errors
     /// The position could not be written.

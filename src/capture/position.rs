@@ -36,6 +36,7 @@ const CLEAN: u32 = 2;
 const NEXT_SALTS: u32 = 4;
 const RESTARTED: u32 = 8;
 const DIRTY: u32 = 16;
+const BACKFILL: u32 = 64;
 
 /// Where in the WAL everything before has been captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -122,6 +123,7 @@ impl Position {
             (self.next_salts.is_some(), NEXT_SALTS),
             (self.segment.restarted, RESTARTED),
             (self.dirty, DIRTY),
+            (self.backfill != 0, BACKFILL),
         ] {
             if on {
                 flags |= bit;
@@ -199,7 +201,7 @@ impl Position {
         Ok(Position {
             following: flags & FOLLOWING != 0,
             dirty: flags & DIRTY != 0,
-            backfill: 0,
+            backfill: u64::from(flags & BACKFILL != 0),
             backfill_serial: 0,
             page_size,
             commit: u32_at(20),

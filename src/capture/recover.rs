@@ -166,6 +166,12 @@ impl Capture {
         if let Some(gap) = self.gap.take() {
             return self.declare_gap(gap);
         }
+        if self.position.backfill != 0 {
+            return self.declare_gap(Gap::SnapshotInterrupted);
+        }
+        if self.position.following && self.position.dirty {
+            return self.declare_gap(Gap::Interrupted);
+        }
         if !self.position.following {
             let gap = if self.position.snapshot_pending == Txid(0) {
                 Gap::Unproven

@@ -135,11 +135,7 @@ impl Capture {
         Ok(commit)
     }
 
-    fn append_from(
-        &mut self,
-        pages: &[Pgno],
-        file: &dyn OwnFile,
-    ) -> std::result::Result<(), Stop> {
+    fn append_from(&mut self, pages: &[Pgno], file: &dyn OwnFile) -> std::result::Result<(), Stop> {
         let page_len = self.position.page_size as usize;
         self.buf.resize(pages.len() * page_len, 0);
         let mut done = 0;
@@ -163,13 +159,8 @@ impl Capture {
     pub(super) fn open_segment(&mut self, page_size: u32) -> Result<()> {
         if self.segment.is_none() {
             let mark = &self.position.segment;
-            let made = Segment::create(
-                &self.dir,
-                mark.txid,
-                mark.generation,
-                page_size,
-                self.owner,
-            )?;
+            let made =
+                Segment::create(&self.dir, mark.txid, mark.generation, page_size, self.owner)?;
             self.segment = Some(made);
         }
         Ok(())

@@ -322,9 +322,6 @@ impl Db {
             if let History::Conflict(why) = &ship.history {
                 return Err(Error::new(ErrorKind::Conflict, why.clone()));
             }
-            if ship.not_wal {
-                return Err(Error::new(ErrorKind::Unsupported, self.not_wal_text()));
-            }
             let left = deadline.saturating_duration_since(tasks::now());
             if left.is_zero() {
                 let why = ship.last_error.clone().unwrap_or_else(|| "no answer yet".to_owned());
@@ -360,12 +357,5 @@ impl Db {
             !c.has_open() && c.gap().is_none() && c.position().snapshot_pending == Txid(0)
         });
         rests && ship.pending.is_empty() && self.is_caught_up()
-    }
-
-    pub(crate) fn not_wal_text(&self) -> String {
-        format!(
-            "{} is not in WAL mode, so nothing is replicated: run PRAGMA journal_mode=WAL",
-            self.path.display()
-        )
     }
 }

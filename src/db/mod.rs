@@ -316,9 +316,6 @@ impl Db {
         if self.armed.swap(false, Ordering::SeqCst) {
             self.counters.change();
         }
-        if self.published().mx_frame > 0 {
-            self.note_wal_mode();
-        }
         let since_ms = self.armed_at_ms.load(Ordering::Acquire);
         let result = self.capture_locked(capture);
         let sealed = match &result {
@@ -353,7 +350,7 @@ impl Db {
         }
     }
 
-    fn seal_locked(&self, capture: &mut Capture, since_ms: u64) -> Result<()> {
+    pub(crate) fn seal_locked(&self, capture: &mut Capture, since_ms: u64) -> Result<()> {
         let room = {
             let ship = lock(&self.ship);
             ship.pending.len() < SEALED_MAX && ship.history == History::Agreed

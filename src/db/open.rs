@@ -170,27 +170,4 @@ impl Db {
         *slot = Some(capture);
         Ok(true)
     }
-
-    pub(crate) fn note_journal_mode(&self) {
-        let mut ship = lock(&self.ship);
-        if ship.not_wal {
-            return;
-        }
-        ship.not_wal = true;
-        ship.changed = true;
-        ship.last_error = Some(self.not_wal_text());
-        drop(ship);
-        self.log(Level::Warn, &self.not_wal_text());
-        self.ship_signal.notify_all();
-    }
-
-    /// The first WAL frames after a rollback mode clear what that mode reported.
-    pub(crate) fn note_wal_mode(&self) {
-        let mut ship = lock(&self.ship);
-        if ship.not_wal {
-            ship.not_wal = false;
-            ship.changed = true;
-            ship.last_error = None;
-        }
-    }
 }

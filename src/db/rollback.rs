@@ -125,15 +125,26 @@ impl Db {
         self.set_error(format!("{what}: {why}"));
     }
 
+    /// Capture begins anew at the first frame of the WAL.
+    pub(crate) fn recapture(&self) {
+        self.captured.store(0, Ordering::SeqCst);
+        if self.published().mx_frame == 0 {
+            self.hidden_wal.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Since when something waits to be sealed.
+    pub(crate) fn armed_since_ms(&self) -> u64 {
+        self.armed_at_ms.load(Ordering::Acquire)
+    }
+
     /// The state of the database file as the host's file system tells it; none
     /// when another file has its name.
     pub(crate) fn mark(&self) -> Option<CleanMark> {
         match os::stat(&self.path) {
-            Ok(Some(s)) if (s.dev, s.ino) == self.identity => Some(CleanMark {
-                size: s.size,
-                mtime_ns: s.mtime_ns,
-                ctime_ns: s.ctime_ns,
-            }),
+            Ok(Some(s)) if (s.dev, s.ino) == self.identity => {
+                Some(CleanMark { size: s.size, mtime_ns: s.mtime_ns, ctime_ns: s.ctime_ns })
+            }
             _ => None,
         }
     }

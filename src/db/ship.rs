@@ -51,8 +51,6 @@ pub(crate) struct Ship {
     pub acked_at_ms: i64,
     /// The local state names this database and replica.
     pub trusted: bool,
-    /// Database and WAL are not in WAL mode, as last seen.
-    pub not_wal: bool,
 }
 
 impl Ship {
@@ -71,7 +69,6 @@ impl Ship {
             snapshot_since_ms: 0,
             acked_at_ms: 0,
             trusted,
-            not_wal: false,
         }
     }
 }

@@ -193,8 +193,6 @@ impl Db {
             "faulted"
         } else if bystander {
             "bystander"
-        } else if ship.not_wal {
-            "not_wal"
         } else {
             match ship.history {
                 History::Unknown => "connecting",
