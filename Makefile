@@ -5,7 +5,7 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 N ?= 200
 TRIES ?= 20000
 
-.PHONY: help build demo test lint bench kill-loop wal-reset prefork clean
+.PHONY: help build demo test lint bench kill-loop wal-reset prefork foreign clean
 
 help:
 	@echo "make build        $(RELEASE)/litestream and dist/litestream_vfs.so"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench        commit, idle and restore cost beside the alternatives"
 	@echo "make kill-loop N=200   kill -9 a writer N times, restore and compare"
 	@echo "make prefork SECONDS=300   kill a pre-fork server's workers and master at random, compare"
+	@echo "make foreign           writes, checkpoints and older copies by a shell without the library"
 	@echo "make wal-reset TRIES=20000   commits lost when checkpoints meet restarts of the WAL"
 
 # Two builds: features of the command line must not reach the extension, which has
@@ -60,6 +61,10 @@ wal-reset: build
 prefork: build
 	tests/setup hosts
 	/usr/bin/python3 tests/crash/prefork.py $(or $(SECONDS),300)
+
+foreign: build
+	tests/setup hosts
+	/usr/bin/python3 tests/crash/foreign.py
 
 clean:
 	rm -rf dist $(CARGO_TARGET_DIR)

@@ -34,6 +34,7 @@ from lab import paths  # noqa: E402
 from lab.child import host  # noqa: E402
 from lab.replica import CommandFailed, FileReplica, S3Replica, dump, integrity, restore, run  # noqa: E402
 from lab.s3 import S3Server  # noqa: E402
+from pages import differing_pages  # noqa: E402
 from session import Journal  # noqa: E402
 from state import Broken, verify  # noqa: E402
 
@@ -280,15 +281,6 @@ class Server:
             if shown < before:
                 raise Failure(f"number {txid} shows commit {shown}, an earlier one {before}")
             before = shown
-
-
-def differing_pages(one, other):
-    """Numbers of the pages in which two database files differ."""
-    a, b = pathlib.Path(one).read_bytes(), pathlib.Path(other).read_bytes()
-    size = int.from_bytes(b[16:18], "big") or 4096
-    size = 65536 if size == 1 else size
-    count = -(-max(len(a), len(b)) // size)
-    return [n + 1 for n in range(count) if a[n * size:(n + 1) * size] != b[n * size:(n + 1) * size]]
 
 
 def storm(options, replica_of):
