@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_micros(500);
 
 /// Whether one was begun, here or by a process that is gone.
 pub(crate) fn is_under_way(db: &Db) -> bool {
-    db.capture().as_ref().is_some_and(|c| c.backfill().is_some())
+    db.peek().backfill().is_some()
 }
 
 /// Whether what made a read transaction of ours impossible is no hindrance here.
@@ -174,8 +174,9 @@ impl Gathering<'_> {
     /// Copies the next slice and tells where to go on; `None` when nothing is missing.
     fn copy(&mut self, backfill: Backfill, from: Pgno) -> Result<Option<Pgno>> {
         let (pages, last, commit, page_size) = {
-            let guard = self.db.capture();
-            let Some(capture) = guard.as_ref() else { return Err(overtaken()) };
+            let mut guard = self.db.capture();
+            let Some(capture) = guard.as_mut() else { return Err(overtaken()) };
+            capture.load_open()?;
             let p = capture.position();
             let per_slice = (SLICE_BYTES / p.page_size).max(1);
             let (pages, last) = capture
@@ -224,6 +225,7 @@ impl Gathering<'_> {
         let mut guard = db.capture();
         let Some(capture) = guard.as_mut() else { return Err(overtaken()) };
         db.capture_locked(capture)?;
+        capture.load_open()?;
         if capture.backfill() != Some(backfill) {
             return Err(overtaken());
         }

@@ -25,6 +25,8 @@ use crate::{bookkeeping, history, sibling, snapshot, tasks};
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// How long the connection to storage is kept after the last upload.
 const LINGER: Duration = Duration::from_secs(2);
+/// How often the commits that other processes captured are looked for at most.
+const LOOK_MIN: Duration = Duration::from_millis(50);
 /// Segments up to this many bytes are encoded in memory; larger ones are streamed.
 const IN_MEMORY_BYTES_MAX: u64 = 8 << 20;
 /// Status is written at most this often while something is shipped.
@@ -73,7 +75,7 @@ pub(crate) async fn run(db: Arc<Db>) {
             // Not even somebody who waits makes failures come faster.
             tasks::sleep(pause.min(BACKOFF.0)).await;
         }
-        let woken = tasks::timeout(pause, db.ship_notify.notified()).await.is_some();
+        let woken = linger(&db, pause).await;
         if failures == 0 && !woken && finish(&db).await {
             return;
         }
@@ -87,6 +89,32 @@ pub(crate) async fn run(db: Arc<Db>) {
     db.ship_signal.notify_all();
 }
 
+/// Waits for something to do. Meanwhile other processes may capture: whoever
+/// ships looks after that as often as it seals.
+async fn linger(db: &Arc<Db>, pause: Duration) -> bool {
+    let end = tasks::now() + pause;
+    let slice = db.config.sync_interval.clamp(LOOK_MIN, LINGER);
+    loop {
+        let left = end.saturating_duration_since(tasks::now());
+        if tasks::timeout(left.min(slice), db.ship_notify.notified()).await.is_some() {
+            return true;
+        }
+        if others_captured(db).await {
+            seal_more(db).await;
+            return true;
+        }
+        if left <= slice {
+            return false;
+        }
+    }
+}
+
+async fn others_captured(db: &Arc<Db>) -> bool {
+    let db = Arc::clone(db);
+    let look = tasks::spawn_blocking(move || db.ships() && db.others_captured());
+    look.await.unwrap_or(false)
+}
+
 /// Ends the task unless something came in meanwhile. An idle database keeps no
 /// connection and no timer.
 async fn finish(db: &Arc<Db>) -> bool {
@@ -94,17 +122,20 @@ async fn finish(db: &Arc<Db>) -> bool {
     write_status(db).await;
     db.client.release_idle();
     let ready = has_work(db);
-    let captures = lock(&db.capture).is_some();
     {
         let mut ship = lock(&db.ship);
-        // Storage is asked by the process that captures.
-        let asks = ship.history == History::Unknown && captures && !db.is_faulted();
+        // Storage is asked by the process that ships.
+        let asks = ship.history == History::Unknown && db.ships() && !db.is_faulted();
         if ready || !ship.pending.is_empty() || asks {
             return false;
         }
         ship.running = false;
     }
-    db.rest();
+    let for_rest = Arc::clone(db);
+    // A panic there is reported by nobody else.
+    if tasks::spawn_blocking(move || for_rest.rest()).await.is_err() {
+        db.fault("going to rest panicked");
+    }
     db.ship_signal.notify_all();
     // Work that came between the look and the mark finds `running` unset, or is seen here.
     if has_work(db) {
@@ -121,10 +152,10 @@ fn has_work(db: &Db) -> bool {
     if db.is_faulted() {
         return false;
     }
-    let gap = lock(&db.capture).as_ref().is_some_and(|c| c.gap().is_some());
+    let gap = db.peek().gap().is_some();
     let ship = lock(&db.ship);
     !ship.pending.is_empty()
-        || (gap && ship.history == History::Agreed && !snapshot::is_pointless(db))
+        || (gap && db.ships() && ship.history == History::Agreed && !snapshot::is_pointless(db))
 }
 
 fn backoff(failures: u32, unit: f64) -> Duration {
@@ -151,6 +182,9 @@ fn failed(db: &Db, e: &Error, failures: u32) {
 
 /// Before a rest: the page ledger catches up and is made durable.
 async fn keep_books(db: &Arc<Db>) {
+    if !db.ships() {
+        return;
+    }
     let acked = lock(&db.ship).acked;
     if bookkeeping::trails(db, acked) {
         // Reported where it fails; a ledger that stays behind costs pages, not data.
@@ -162,7 +196,8 @@ async fn keep_books(db: &Arc<Db>) {
 async fn settle_books(db: &Arc<Db>) {
     let db = Arc::clone(db);
     // As above.
-    let _ = tasks::spawn_blocking(move || bookkeeping::settle(&db)).await;
+    let settle = move || db.hold_shipper().is_some().then(|| bookkeeping::settle(&db));
+    let _ = tasks::spawn_blocking(settle).await;
 }
 
 async fn write_status(db: &Arc<Db>) {
@@ -172,8 +207,11 @@ async fn write_status(db: &Arc<Db>) {
 }
 
 async fn step(db: &Arc<Db>) -> Result<Step> {
-    // Whoever ships holds the lock: nobody else moves the position meanwhile.
-    if db.capture().is_none() {
+    let for_lock = Arc::clone(db);
+    let ships = tasks::spawn_blocking(move || for_lock.take_shipper()).await;
+    if !ships.map_err(|e| {
+        Error::new(ErrorKind::Internal, "taking the shipper lock failed").with_source(e)
+    })?? {
         return Ok(Step::Idle);
     }
     if lock(&db.ship).history == History::Unknown {
@@ -186,7 +224,7 @@ async fn step(db: &Arc<Db>) -> Result<Step> {
     }
     // The gap first: while there is one nothing is sealed, so that no segment
     // can come to have the TXID that the snapshot gets.
-    let gap = lock(&db.capture).as_ref().and_then(|c| c.gap());
+    let gap = db.peek().gap();
     let front = lock(&db.ship).pending.front().map(Arc::clone);
     if let Some(front) = front {
         ship_segments(db, front).await?;
@@ -212,7 +250,7 @@ async fn step(db: &Arc<Db>) -> Result<Step> {
 /// Room was made or the chain was joined: what the open segment holds is due.
 async fn seal_more(db: &Arc<Db>) {
     let zero = db.config.sync_interval.is_zero();
-    let waits = lock(&db.capture).as_ref().is_some_and(|c| c.has_open());
+    let waits = db.peek().has_open();
     if !waits && (!zero || db.is_caught_up()) {
         return;
     }
@@ -390,12 +428,11 @@ pub(crate) async fn acknowledge(
     let segment = pending.map(|p| p.segment.path().to_owned());
     tasks::spawn_blocking(move || {
         let db = for_record;
-        if lock(&db.capture).is_some() {
+        let held = db.hold_shipper();
+        if held.is_some() {
             // Before the record: a segment that is recorded as shipped is removed.
             bookkeeping::acknowledged(&db, &header, for_ledger.as_deref().map(|p| &p.segment));
-        }
-        let guard = db.capture();
-        if guard.is_none() {
+        } else {
             // Whoever has the lock now may have recorded more already.
             return Err(Error::new(
                 ErrorKind::Transient,
@@ -403,7 +440,7 @@ pub(crate) async fn acknowledge(
             ));
         }
         Shipped::new(&header).save(&db.vfs_dir(), db.owner)?;
-        drop(guard);
+        drop(held);
         match segment {
             Some(path) => crate::os::disk::remove_file(&path),
             None => Ok(()),
@@ -440,7 +477,7 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
             db.log(Level::Error, &e.to_string());
             break;
         }
-        let done = {
+        let done = if db.ships() {
             let ship = lock(&db.ship);
             let nothing = ship.pending.is_empty();
             match &ship.history {
@@ -448,11 +485,16 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
                 History::Conflict(_) => true,
                 History::Unknown => nothing && (!db.was_used() || !has_more(db)),
             }
+        } else {
+            // What another process ships is watched for as long as it may take.
+            db.is_faulted() || db.is_safe_elsewhere()
         };
-        if done && !is_nobodys(db) {
+        if done {
             break;
         }
-        db.hurry();
+        if db.ships() {
+            db.hurry();
+        }
         let ship = lock(&db.ship);
         let left = deadline.saturating_duration_since(tasks::now());
         if left.is_zero() {
@@ -470,21 +512,11 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
     db.write_status();
 }
 
-/// A bystander has commits that the process which captures does not know of.
-fn is_nobodys(db: &Db) -> bool {
-    let bystander = !db.is_faulted() && !db.is_caught_up() && lock(&db.capture).is_none();
-    bystander && matches!(db.elsewhere(), Ok(Some(e)) if !e.known)
-}
-
 fn has_more(db: &Db) -> bool {
-    match db.capture.try_lock() {
-        Ok(guard) => guard.as_ref().is_some_and(|c| {
-            // A snapshot under way may yet be interrupted and have to be taken again.
-            let snapshot = c.position().snapshot_pending != Txid(0);
-            c.has_open() || snapshot || (c.gap().is_some() && !snapshot::is_pointless(db))
-        }),
-        Err(_) => true,
-    }
+    let c = db.peek();
+    // A snapshot under way may yet be interrupted and have to be taken again.
+    let snapshot = c.position().snapshot_pending != Txid(0);
+    c.has_open() || snapshot || (c.gap().is_some() && !snapshot::is_pointless(db))
 }
 
 fn end_shipper(db: &Arc<Db>, deadline: Instant) {

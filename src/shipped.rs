@@ -55,6 +55,12 @@ impl Shipped {
     }
 }
 
+/// Forgets what storage had: another chain begins.
+pub(crate) fn forget(dir: &Path) -> Result<()> {
+    disk::remove_file(&dir.join(FILE))?;
+    forget_attempts(dir)
+}
+
 /// Headers of snapshots that were sent without an answer.
 pub(crate) fn attempts(dir: &Path) -> Result<Vec<[u8; HEADER_SIZE]>> {
     let Some(bytes) = disk::read(&dir.join(ATTEMPTS_FILE))? else { return Ok(Vec::new()) };

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::capture::Gap;
 use crate::capture::frames::WAL_HEADER_SIZE;
 use crate::db::status::Repair;
-use crate::db::{Db, lock};
+use crate::db::{Db, History, lock};
 use crate::difference::{self, Found};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ledger::Ledger;
@@ -113,9 +113,14 @@ pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
     db.counters.snapshot_bytes_of(pages, header.page_size);
     done(db, repair);
     acknowledge(db, header, None).await.inspect_err(|_| abandon(db))?;
-    if let Some(capture) = db.capture().as_mut() {
-        capture.snapshot_done()?;
-    }
+    let Some(recorded) = db.capture().as_mut().map(|c| c.snapshot_done()) else {
+        lock(&db.ship).history = History::Unknown;
+        return Err(Error::new(
+            ErrorKind::Transient,
+            format!("{} is being captured by another process", db.path.display()),
+        ));
+    };
+    recorded?;
     shipped::forget_attempts(&db.vfs_dir())?;
     lock(&db.ship).snapshot_since_ms = 0;
     Ok(true)
@@ -208,13 +213,19 @@ async fn already_there(db: &Arc<Db>, id: &FileId, header: &Header) -> Result<()>
 /// taken again from the state then.
 fn abandon(db: &Arc<Db>) {
     let mut guard = db.capture();
-    let Some(capture) = guard.as_mut() else { return };
-    {
+    let Some(capture) = guard.as_mut() else {
+        // Storage is asked again what became of it.
+        lock(&db.ship).history = History::Unknown;
+        return;
+    };
+    let acked = {
         let mut ship = lock(&db.ship);
         ship.sealed_txid = ship.acked;
-    }
+        ship.acked
+    };
     // The gap holds in memory even when its record cannot be written.
     let _ = capture.declare_gap(Gap::SnapshotInterrupted);
+    let _ = capture.rebase(acked.next());
 }
 
 /// Nothing differs: what was captured meanwhile gets the TXID that was kept
@@ -332,5 +343,5 @@ pub(crate) fn in_wal_mode(db: &Db) -> Result<bool> {
 
 /// A snapshot pending in the position but unknown to storage.
 pub(crate) fn pending(db: &Db) -> Txid {
-    lock(&db.capture).as_ref().map_or(Txid(0), |c| c.position().snapshot_pending)
+    db.peek().position().snapshot_pending
 }

@@ -10,7 +10,7 @@
 
 use crate::capture::frames;
 use crate::capture::position::{CleanMark, SegmentMark, WalPosition};
-use crate::capture::{Capture, Gap};
+use crate::capture::{Capture, Gap, Stop};
 use crate::error::Result;
 use crate::ltx::{Pgno, Txid, lock_pgno};
 
@@ -48,9 +48,7 @@ impl Capture {
     /// # Errors
     /// The WAL could not be read, or the position not be written.
     pub fn begin_backfill(&mut self, start: &Start) -> Result<Backfill> {
-        if let Some(segment) = self.segment.take() {
-            segment.remove()?;
-        }
+        self.drop_segment()?;
         self.wal = None;
         let header = if start.in_wal { self.read_wal_header()? } else { None };
         let p = &mut self.position;
@@ -77,8 +75,8 @@ impl Capture {
         p.backfill = p.backfill_serial.wrapping_add(1).max(1);
         p.backfill_serial = p.backfill;
         self.partial = false;
-        let (page_size, id) = (p.page_size, Backfill(p.backfill));
-        self.open_segment(page_size)?;
+        let id = Backfill(p.backfill);
+        self.attach_segment().map_err(Stop::into_error)?;
         self.write_position()?;
         Ok(id)
     }
@@ -86,7 +84,7 @@ impl Capture {
     /// The next pages from `from` on that `backfill` has to copy, all within
     /// `max` pages, and the last page that was looked at. Pages that are `known`
     /// equal to what storage has need no copy. `None`: it was overtaken by a gap
-    /// or by another one.
+    /// or by another one. The segment is loaded.
     pub fn to_copy(
         &self,
         backfill: Backfill,
@@ -116,6 +114,7 @@ impl Capture {
             return Ok(false);
         }
         let commit = self.position.commit;
+        self.load_open()?;
         let Some(segment) = &mut self.segment else { return Ok(false) };
         let wanted: Vec<(Pgno, &[u8])> =
             pages.iter().copied().filter(|(p, _)| *p <= commit && !segment.contains(*p)).collect();
@@ -136,7 +135,7 @@ impl Capture {
     /// The position could not be written.
     pub fn end_backfill(&mut self) -> Result<Option<Gap>> {
         self.position.backfill = 0;
-        let gap = self.gap.take();
+        let gap = self.position.gap.take();
         self.write_position()?;
         Ok(gap)
     }

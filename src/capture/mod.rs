@@ -3,109 +3,35 @@
 //! Nothing is believed but what is read back: salts of every frame, the
 //! checksum of the frame at the position, a commit frame at the published end,
 //! and the same WAL header after the read as before it. Whatever does not
-//! prove that the position continues is a gap, and a gap ends in a snapshot.
+//! prove that the position continues is a gap, and a gap ends in a repair.
+//!
+//! Any process captures, one batch at a time, under the lock of the position
+//! file: what [`Capture::try_acquire`] read there is the state until
+//! [`Capture::let_go`], whoever left it.
 
 pub mod backfill;
 pub mod frames;
+pub mod gap;
 pub mod page_map;
 pub mod position;
+mod prove;
 pub mod recover;
 pub mod rollback;
 pub mod segment;
 pub mod writes;
 
 use std::cmp::Ordering;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::capture::frames::{FRAME_HEADER_SIZE, WAL_HEADER_SIZE};
+pub use crate::capture::gap::Gap;
 use crate::capture::position::{CleanMark, POSITION_LEN, Position, SegmentMark, WalPosition};
+use crate::capture::recover::Place;
 use crate::capture::segment::{Seal, Segment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Salts, WalIndexHeader};
 use crate::ltx::{Txid, lock_pgno};
-use crate::os::disk::{self as os, File, Owner};
-
-/// Why only a full snapshot can continue the chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Gap {
-    /// There is no chain yet.
-    First,
-    /// The database was written while nobody captured it.
-    Unproven,
-    /// The WAL at the position is not what was captured (power loss, rewind).
-    Rewind,
-    /// The WAL was restarted, replaced or removed behind our back.
-    WalReplaced,
-    /// A frame was not what the wal-index said.
-    BadFrame,
-    /// Pages of a growth are missing.
-    GrowthHole,
-    /// A transaction outside WAL mode did what cannot be captured: another page size, a failed read.
-    RollbackMode,
-    /// The database file was replaced.
-    Replaced,
-    /// Capture had to let the WAL go: no room, or too late.
-    CaptureFailed,
-    /// More waits for storage than `spool_bytes_max`.
-    SpoolFull,
-    /// A spool file was damaged or lost.
-    SpoolDamaged,
-    /// A snapshot was cut short before storage had it.
-    SnapshotInterrupted,
-    /// Storage has less than it acknowledged.
-    StorageBehind,
-    /// The local database was adopted as the next state of the chain.
-    Adopted,
-    /// A transaction outside WAL mode was cut short while it wrote the database.
-    Interrupted,
-}
-
-impl Gap {
-    /// Every reason, for counters.
-    pub const ALL: [Gap; 15] = [
-        Gap::First,
-        Gap::Unproven,
-        Gap::Rewind,
-        Gap::WalReplaced,
-        Gap::BadFrame,
-        Gap::GrowthHole,
-        Gap::RollbackMode,
-        Gap::Replaced,
-        Gap::CaptureFailed,
-        Gap::SpoolFull,
-        Gap::SpoolDamaged,
-        Gap::SnapshotInterrupted,
-        Gap::StorageBehind,
-        Gap::Adopted,
-        Gap::Interrupted,
-    ];
-
-    /// The chain is repaired after a disturbance, which may come again.
-    pub fn is_repair(self) -> bool {
-        !matches!(self, Gap::First | Gap::Adopted | Gap::SnapshotInterrupted)
-    }
-
-    /// The name in status and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Gap::First => "first",
-            Gap::Unproven => "unproven",
-            Gap::Rewind => "rewind",
-            Gap::WalReplaced => "wal_replaced",
-            Gap::BadFrame => "bad_frame",
-            Gap::GrowthHole => "growth_hole",
-            Gap::RollbackMode => "rollback_mode",
-            Gap::Replaced => "replaced",
-            Gap::CaptureFailed => "capture_failed",
-            Gap::SpoolFull => "spool_full",
-            Gap::SpoolDamaged => "spool_damaged",
-            Gap::SnapshotInterrupted => "snapshot_interrupted",
-            Gap::StorageBehind => "storage_behind",
-            Gap::Adopted => "adopted",
-            Gap::Interrupted => "interrupted",
-        }
-    }
-}
+use crate::os::disk::{self as os, File};
 
 /// The published end of the WAL, as noted on the commit path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -125,23 +51,34 @@ pub enum Outcome {
     NotFollowing,
 }
 
-/// The capture state of one database. One process at a time, by the lock on
-/// the position file.
+/// The capture state of one database, shared with other processes through the
+/// position file and the open segment.
 #[derive(Debug)]
 pub struct Capture {
-    dir: PathBuf,
-    wal_path: PathBuf,
-    owner: Option<Owner>,
+    place: Place,
     /// The position file, which carries the lock; closed while the database rests.
     file: Option<File>,
+    /// The lock is held.
+    locked: bool,
+    /// The record as this process last read or wrote it.
+    record: [u8; POSITION_LEN],
     position: Position,
+    /// The open segment, once something was to be done with it.
     segment: Option<Segment>,
     wal: Option<File>,
     buf: Vec<u8>,
-    gap: Option<Gap>,
     /// The segment holds pages newer than the position: nothing may be sealed
     /// before the next successful capture.
     partial: bool,
+    /// A gap that is not in the record yet.
+    unrecorded: Option<Gap>,
+    /// The end that was captured last here, and the position after that.
+    last: (Published, WalPosition),
+    /// Another process wrote the record since this one knows it.
+    shared: bool,
+    /// The record was compared with the files since this process opened it.
+    proved: bool,
+    notes: Vec<String>,
 }
 
 /// Name of the position file, which also carries the lock.
@@ -155,25 +92,25 @@ impl Capture {
 
     /// Why capture does not follow, if it does not.
     pub fn gap(&self) -> Option<Gap> {
-        self.gap
+        self.position.gap
     }
 
     /// Directory of the spool.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.place.dir
     }
 
     /// Bytes of the open segment.
     pub fn open_bytes(&self) -> u64 {
-        self.segment.as_ref().map_or(0, Segment::len)
+        self.segment.as_ref().map_or(self.position.segment.len, Segment::len)
     }
 
     /// Whether the open segment has anything to seal.
     pub fn has_open(&self) -> bool {
-        self.segment.as_ref().is_some_and(|s| !s.is_empty())
+        self.segment.as_ref().map_or(self.position.segment.len > 0, |s| !s.is_empty())
     }
 
-    /// Pages in the open segment.
+    /// Pages in the open segment, as far as this process read it.
     pub fn open_pages(&self) -> usize {
         self.segment.as_ref().map_or(0, Segment::page_count)
     }
@@ -181,6 +118,16 @@ impl Capture {
     /// TXID that the open segment will get.
     pub fn open_txid(&self) -> Txid {
         self.position.segment.txid
+    }
+
+    /// Another process captured too since this one opened the database.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Things to tell the user, each once.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     /// Captures everything up to `published`.
@@ -194,7 +141,10 @@ impl Capture {
             return Ok(Outcome::NotFollowing);
         }
         match self.try_capture(published) {
-            Ok(()) => Ok(Outcome::UpToDate),
+            Ok(()) => {
+                self.last = (published, self.position.wal);
+                Ok(Outcome::UpToDate)
+            }
             Err(Stop::Gap(gap)) => {
                 self.declare_gap(gap)?;
                 Ok(Outcome::NotFollowing)
@@ -206,24 +156,14 @@ impl Capture {
     fn try_capture(&mut self, published: Published) -> std::result::Result<(), Stop> {
         // Without a WAL in use the database file is proven by its mark when it
         // is written; what lies beside it may be a WAL of former times.
-        let p = &self.position;
-        if p.clean.is_some() && p.next_salts.is_none() && published.mx_frame == 0 {
+        if self.is_without_wal() && published.mx_frame == 0 {
             return Ok(());
         }
         let Some(header) = self.read_wal_header()? else {
-            // Without a WAL there is nothing that was not captured before it went.
-            let nothing = published.mx_frame == 0
-                || (published.salt1 == self.position.wal.salts[0]
-                    && published.mx_frame <= self.position.wal.frame);
-            return if nothing { Ok(()) } else { Err(Stop::Gap(Gap::WalReplaced)) };
+            return if self.is_clean()? { Ok(()) } else { Err(Stop::Gap(Gap::WalReplaced)) };
         };
         if header.salts != self.position.wal.salts {
             self.enter_generation(&header)?;
-        }
-        if published.salt1 != header.salts[0] {
-            // Published before the restart (captured by then), or a restart
-            // whose header is not written yet.
-            return Ok(());
         }
         if header.page_size != self.position.page_size {
             return Err(Stop::Gap(Gap::Replaced));
@@ -231,12 +171,26 @@ impl Capture {
         if !self.position_frame_holds()? {
             return Err(Stop::Gap(Gap::Rewind));
         }
+        if published.salt1 != header.salts[0] {
+            // Published before the restart, and captured by then; or a restart whose
+            // header is not written yet: `prove_end` is asked before it is.
+            return Ok(());
+        }
         match published.mx_frame.cmp(&self.position.wal.frame) {
             Ordering::Greater => self.capture_frames(published.mx_frame, header.salts),
             Ordering::Equal => Ok(()),
+            Ordering::Less if self.is_old_news(published) => Ok(()),
             Ordering::Less if self.position_is_reached(&header, published.mx_frame)? => Ok(()),
             Ordering::Less => Err(Stop::Gap(Gap::Rewind)),
         }
+    }
+
+    /// Whether an end behind the position is so because another process has
+    /// captured more since: then it is not behind what was captured here before.
+    fn is_old_news(&self, published: Published) -> bool {
+        let (seen, at) = self.last;
+        let before = if at.salts == self.position.wal.salts { at.frame } else { 0 };
+        seen == published || (self.shared && published.mx_frame >= before)
     }
 
     /// Whether the WAL is whole from `mx_frame` to the position behind it. Then
@@ -255,14 +209,16 @@ impl Capture {
         Ok(frames::find_end(wal, header, from)? >= self.position.wal.frame)
     }
 
-    /// Follows a restart that was recorded before its header was written.
+    /// Follows a restart that was recorded before its header was written, or the
+    /// first WAL of whomsoever after a state that the file still is in.
     fn enter_generation(&mut self, header: &frames::Header) -> std::result::Result<(), Stop> {
-        if self.position.next_salts != Some(header.salts) {
+        if self.position.next_salts != Some(header.salts) && !self.is_clean()? {
             return Err(Stop::Gap(Gap::WalReplaced));
         }
         self.position.wal =
             WalPosition { salts: header.salts, frame: 0, checksum: header.checksum };
         self.position.next_salts = None;
+        self.position.clean = None;
         self.position.segment.start_frame = 0;
         self.position.segment.restarted = true;
         Ok(self.write_position()?)
@@ -270,7 +226,7 @@ impl Capture {
 
     fn read_wal_header(&mut self) -> Result<Option<frames::Header>> {
         if self.wal.is_none() {
-            self.wal = match File::open(&self.wal_path) {
+            self.wal = match File::open(&self.place.wal_path) {
                 Ok(file) => Some(file),
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
                 Err(e) => return Err(e),
@@ -296,6 +252,7 @@ impl Capture {
     }
 
     fn capture_frames(&mut self, to: u32, salts: Salts) -> std::result::Result<(), Stop> {
+        self.attach_segment()?;
         self.partial = true;
         let page_size = self.position.page_size;
         let frame_len = FRAME_HEADER_SIZE as u64 + u64::from(page_size);
@@ -334,6 +291,7 @@ impl Capture {
         self.position.wal = at;
         self.position.commit = commit;
         self.position.segment.min_commit = min_commit;
+        self.position.next_salts = None;
         self.partial = false;
         self.write_position()?;
         self.rewrite_if_wanted()?;
@@ -353,8 +311,31 @@ impl Capture {
         if got < self.buf.len() { Err(Stop::Gap(Gap::BadFrame)) } else { Ok(()) }
     }
 
+    /// Opens the segment that the record names, or makes it.
+    fn attach_segment(&mut self) -> std::result::Result<(), Stop> {
+        if self.segment.is_some() {
+            return Ok(());
+        }
+        let (dir, owner, mark) = (&self.place.dir, self.place.owner, self.position.segment);
+        let found = if mark.len == 0 {
+            Segment::create(dir, mark.txid, mark.generation, self.position.page_size, owner)
+        } else {
+            Segment::attach(dir, mark.txid, mark.generation, Some(mark.len), owner)
+        };
+        match found {
+            Ok(segment) => {
+                self.segment = Some(segment);
+                Ok(())
+            }
+            Err(e) if mark.len > 0 && is_damage(&e) => {
+                self.notes.push(e.to_string());
+                Err(Stop::Gap(Gap::SpoolDamaged))
+            }
+            Err(e) => Err(Stop::Error(e)),
+        }
+    }
+
     fn spool(&mut self, chunk: &frames::Chunk, page_size: u32) -> Result<()> {
-        self.open_segment(page_size)?;
         let Some(segment) = &mut self.segment else { return Ok(()) };
         if chunk.shrank {
             segment.shrink(chunk.min_commit)?;
@@ -367,10 +348,13 @@ impl Capture {
     }
 
     fn rewrite_if_wanted(&mut self) -> Result<()> {
-        if let Some(segment) = &mut self.segment
-            && segment.wants_rewrite()
-        {
-            let old = segment.rewrite(&self.dir)?;
+        let Some(segment) = &mut self.segment else { return Ok(()) };
+        if !segment.is_long() {
+            return Ok(());
+        }
+        segment.load()?;
+        if segment.wants_rewrite() {
+            let old = segment.rewrite(&self.place.dir)?;
             self.position.segment.generation = segment.generation();
             self.write_position()?;
             os::remove_file(&old)?;
@@ -401,18 +385,18 @@ impl Capture {
         self.capture_to(Published { salt1: header.salts[0], mx_frame })
     }
 
-    /// Records that a WAL header with `salts` is about to be written and that
-    /// everything before it is captured.
+    /// Records that a WAL header with `salts` is about to be written, once it is
+    /// proven that everything before it is captured; otherwise that is a gap.
     ///
     /// # Errors
     /// The position could not be written.
-    pub fn expect_generation(&mut self, salts: Salts) -> Result<()> {
-        if self.position.following {
-            self.position.next_salts = Some(salts);
-            self.position.clean = None;
-            self.write_position()?;
+    pub fn expect_generation(&mut self, salts: Salts) -> Result<Outcome> {
+        if self.prove_end()? == Outcome::NotFollowing {
+            return Ok(Outcome::NotFollowing);
         }
-        Ok(())
+        self.position.next_salts = Some(salts);
+        self.write_position()?;
+        Ok(Outcome::UpToDate)
     }
 
     /// Records that the database is closed with everything captured, or takes
@@ -428,26 +412,76 @@ impl Capture {
         Ok(())
     }
 
-    /// Declares that only a snapshot can continue: the open segment is dropped.
+    /// Records the state of the database file, which is all that there is now.
     ///
     /// # Errors
-    /// The position could not be written; the gap holds in memory all the same.
+    /// The file could not be looked at, or the position not be written.
+    pub fn mark_clean(&mut self) -> Result<()> {
+        let mark = self.clean_mark()?;
+        self.set_clean(mark)
+    }
+
+    /// A gap that cannot be recorded now is, as soon as the lock is had again.
+    pub fn remember_gap(&mut self, gap: Gap) {
+        self.unrecorded = Some(self.unrecorded.unwrap_or(gap));
+    }
+
+    /// Declares that only a repair can continue: the open segment is dropped.
+    ///
+    /// # Errors
+    /// The position could not be written; the gap holds in memory all the same,
+    /// and is recorded as soon as that succeeds.
     pub fn declare_gap(&mut self, gap: Gap) -> Result<()> {
-        self.gap = Some(self.gap.unwrap_or(gap));
+        let gap = self.position.gap.unwrap_or(gap);
+        self.unrecorded = Some(gap);
+        self.position.gap = Some(gap);
         self.position.following = false;
         self.position.backfill = 0;
         self.position.next_salts = None;
         self.position.clean = None;
         self.partial = false;
         self.wal = None;
-        let dropped = self.segment.take();
+        let mark = self.position.segment;
+        self.segment = None;
         self.position.segment.len = 0;
         self.position.segment.generation = 0;
-        let wrote = self.write_position();
-        if let Some(segment) = dropped {
-            segment.remove()?;
+        self.write_position()?;
+        self.unrecorded = None;
+        if mark.len > 0 {
+            os::remove_file(&self.segment_path(&mark))?;
         }
-        wrote
+        Ok(())
+    }
+
+    /// Removes the open segment: the record is about to name another one.
+    fn drop_segment(&mut self) -> Result<()> {
+        if self.segment.take().is_some() || self.position.segment.len > 0 {
+            os::remove_file(&self.segment_path(&self.position.segment))?;
+        }
+        self.position.segment.len = 0;
+        Ok(())
+    }
+
+    /// Reads what other processes appended to the open segment.
+    ///
+    /// # Errors
+    /// The segment is damaged, which is recorded as a gap, or cannot be read.
+    pub fn load_open(&mut self) -> Result<()> {
+        if !self.has_open() {
+            return Ok(());
+        }
+        let loaded = match self.attach_segment() {
+            Ok(()) => self.segment.as_mut().map_or(Ok(()), Segment::load),
+            Err(stop) => Err(stop.into_error()),
+        };
+        if loaded.as_ref().is_err_and(is_damage) {
+            self.declare_gap(Gap::SpoolDamaged)?;
+        }
+        loaded
+    }
+
+    fn segment_path(&self, mark: &SegmentMark) -> std::path::PathBuf {
+        self.place.dir.join(segment::file_name(mark.txid, mark.generation))
     }
 
     /// Begins to follow at `header`, the state that the snapshot `txid` holds
@@ -462,9 +496,7 @@ impl Capture {
         snapshot: Txid,
         next: Txid,
     ) -> Result<()> {
-        if let Some(segment) = self.segment.take() {
-            segment.remove()?;
-        }
+        self.drop_segment()?;
         self.wal = None;
         let found = self.read_wal_header()?;
         let on_disk = found.filter(|h| h.salts == header.salts);
@@ -488,6 +520,8 @@ impl Capture {
         };
         self.position.following = true;
         self.position.backfill = 0;
+        self.position.gap = None;
+        self.unrecorded = None;
         self.position.page_size = header.page_size;
         self.position.commit = header.n_page;
         self.position.wal = WalPosition { salts: header.salts, frame: header.mx_frame, checksum };
@@ -497,7 +531,8 @@ impl Capture {
             Some(h) if header.mx_frame == 0 && h.salts != header.salts => Some(h.salts),
             _ => None,
         };
-        self.position.clean = None;
+        // Without a WAL the file alone is the state, and its times will prove it.
+        self.position.clean = if found.is_none() { self.clean_mark()? } else { None };
         self.position.snapshot_pending = snapshot;
         self.position.segment = SegmentMark {
             txid: next,
@@ -508,7 +543,6 @@ impl Capture {
             min_commit: header.n_page,
         };
         self.partial = false;
-        self.gap = None;
         self.write_position()
     }
 
@@ -526,11 +560,19 @@ impl Capture {
     /// # Errors
     /// The segment's file could not be renamed.
     pub fn rebase(&mut self, next: Txid) -> Result<()> {
+        let unknown = std::mem::take(&mut self.position.unknown_chain);
         if self.position.segment.txid == next {
-            return Ok(());
+            return if unknown { self.write_position() } else { Ok(()) };
+        }
+        if self.has_open() {
+            match self.attach_segment() {
+                Ok(()) => {}
+                Err(Stop::Gap(gap)) => self.declare_gap(gap)?,
+                Err(Stop::Error(e)) => return Err(e),
+            }
         }
         if let Some(segment) = &mut self.segment {
-            let old = segment.retitle(&self.dir, next)?;
+            let old = segment.retitle(&self.place.dir, next)?;
             self.position.segment.txid = next;
             self.position.segment.generation = segment.generation();
             self.write_position()?;
@@ -550,8 +592,8 @@ impl Capture {
         if self.partial || !self.has_open() || self.position.backfill != 0 {
             return Ok(None);
         }
-        if !self.growth_is_whole() {
-            self.declare_gap(Gap::GrowthHole)?;
+        if let Some(gap) = self.load_segment()? {
+            self.declare_gap(gap)?;
             return Ok(None);
         }
         let seal = self.seal_facts(now_ms);
@@ -576,6 +618,24 @@ impl Capture {
             return Err(e);
         }
         Ok(Some(segment))
+    }
+
+    /// Reads all of the open segment; the gap if it is not what it should be.
+    fn load_segment(&mut self) -> Result<Option<Gap>> {
+        match self.attach_segment() {
+            Ok(()) => {}
+            Err(Stop::Gap(gap)) => return Ok(Some(gap)),
+            Err(Stop::Error(e)) => return Err(e),
+        }
+        let Some(segment) = &mut self.segment else { return Ok(None) };
+        match segment.load() {
+            Err(e) if is_damage(&e) => {
+                self.notes.push(e.to_string());
+                Ok(Some(Gap::SpoolDamaged))
+            }
+            Err(e) => Err(e),
+            Ok(()) => Ok((!self.growth_is_whole()).then_some(Gap::GrowthHole)),
+        }
     }
 
     fn seal_facts(&self, now_ms: i64) -> Seal {
@@ -610,54 +670,50 @@ impl Capture {
         self.wal = None;
     }
 
-    /// Gives up the lock and its descriptor: nothing is open, nothing pending.
-    /// Another process may take over until [`Capture::resume`].
-    pub fn release(&mut self) {
-        self.rest();
-        self.file = None;
-    }
-
-    /// Takes the lock again after a rest. False: another process has it, or
-    /// had it and moved the position; this state is then out of date.
-    ///
-    /// # Errors
-    /// The position file cannot be used.
-    pub fn resume(&mut self) -> Result<bool> {
-        if self.file.is_some() {
-            return Ok(true);
-        }
-        let file = File::open_private(&self.dir.join(POSITION_FILE), self.owner)?;
-        if !file.try_lock()? {
-            return Ok(false);
-        }
-        let mut found = [0u8; POSITION_LEN];
-        let got = file.read_at(&mut found, 0)?;
-        if got < found.len() || found != self.position.encode() {
-            return Ok(false);
-        }
-        self.file = Some(file);
-        Ok(true)
-    }
-
     fn write_position(&mut self) -> Result<()> {
         // Pages beyond the position are overwritten after a crash, not sealed.
         if !self.partial {
             self.position.segment.len = self.open_bytes();
         }
-        match &self.file {
-            Some(file) => file.write_all_at(&self.position.encode(), 0),
-            None => Err(Error::new(
+        let (true, Some(file)) = (self.locked, &self.file) else {
+            return Err(Error::new(
                 ErrorKind::Internal,
-                format!("the position of {} was to be moved without its lock", self.dir.display()),
-            )),
-        }
+                format!(
+                    "the position of {} was to be moved without its lock",
+                    self.dir().display()
+                ),
+            ));
+        };
+        let mut next = self.position;
+        next.sequence = next.sequence.wrapping_add(1);
+        next.writer = crate::tasks::process_id();
+        let record = next.encode();
+        file.write_all_at(&record, 0)?;
+        (self.position, self.record) = (next, record);
+        Ok(())
     }
+}
+
+/// The file is there and is not what it should be, or it is gone.
+fn is_damage(e: &Error) -> bool {
+    matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
 }
 
 /// What ends an attempt to capture.
 enum Stop {
     Gap(Gap),
     Error(Error),
+}
+
+impl Stop {
+    fn into_error(self) -> Error {
+        match self {
+            Stop::Error(e) => e,
+            Stop::Gap(gap) => {
+                Error::new(ErrorKind::Corrupt, format!("capture stopped: {}", gap.name()))
+            }
+        }
+    }
 }
 
 impl From<Error> for Stop {

@@ -1,219 +1,293 @@
-//! Opening the capture state of a database: the lock, the position file, the
-//! spool, and the proof that the position still continues.
+//! Taking the capture state over, from another process or from the last run:
+//! the lock, the position file, and the segments that wait for storage.
 
 use std::path::PathBuf;
 
-use crate::capture::frames;
-use crate::capture::position::{POSITION_LEN, Position};
+use crate::capture::position::{POSITION_LEN, Position, WalPosition};
 use crate::capture::segment::{self, Segment};
-use crate::capture::{Capture, Gap, POSITION_FILE};
+use crate::capture::{Capture, Gap, POSITION_FILE, Published};
 use crate::error::{ErrorKind, Result};
 use crate::ltx::Txid;
-use crate::os::disk::{self as os, File, FileStat, Owner};
-use crate::shipped::Shipped;
+use crate::os::disk::{self as os, File, Owner};
 
-/// Where and what to open.
+/// Where and what to capture.
 #[derive(Debug, Clone)]
 pub struct Place {
     /// Directory of the spool.
     pub dir: PathBuf,
-    /// The database's WAL.
+    /// The database.
+    pub path: PathBuf,
+    /// Its WAL.
     pub wal_path: PathBuf,
-    /// The database file as it is now.
-    pub database: FileStat,
+    /// Device and inode of the database.
+    pub identity: (u64, u64),
     /// Hash of the replica's URL.
     pub replica: u64,
     /// Owner of files that are made.
     pub owner: Option<Owner>,
 }
 
-/// What was found.
-#[derive(Debug)]
-pub struct Recovered {
-    /// The capture state, locked by this process.
-    pub capture: Capture,
-    /// Sealed segments that storage may not have, ascending by TXID.
-    pub sealed: Vec<Segment>,
-    /// The position is about this database and this replica.
-    pub trusted: bool,
-    /// Things to tell the user.
-    pub notes: Vec<String>,
+/// What came of an attempt to take the lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acquired {
+    /// The lock is held, and the state is the newest one.
+    Held,
+    /// Another process has the lock.
+    Busy,
+    /// The lock is held, but the record is not about this database and this
+    /// replica: nothing may be done before [`Capture::reset`].
+    Stranger(Stranger),
 }
 
-/// Opens the capture state; `None` when another process has it.
-///
-/// # Errors
-/// The directory cannot be used, or a newer version of this library wrote it.
-pub fn open(place: &Place) -> Result<Option<Recovered>> {
-    os::create_private_dir(&place.dir, place.owner)?;
-    let file = File::open_private(&place.dir.join(POSITION_FILE), place.owner)?;
-    if !file.try_lock()? {
-        return Ok(None);
-    }
-    let mut notes = Vec::new();
-    let found = read_position(&file, &mut notes)?;
-    let trusted = found.as_ref().is_some_and(|p| belongs(p, place, &mut notes));
-    let mut position = if trusted { found.unwrap_or_default() } else { Position::default() };
-    position.replica = place.replica;
-    position.identity = (place.database.dev, place.database.ino);
-    let mut capture = Capture {
-        dir: place.dir.clone(),
-        wal_path: place.wal_path.clone(),
-        owner: place.owner,
-        file: Some(file),
-        position,
-        segment: None,
-        wal: None,
-        buf: Vec::new(),
-        gap: None,
-        partial: false,
-    };
-    let before = found.map_or(Txid(0), |p| p.segment.txid);
-    let sealed = capture.open_segments(before, trusted, &mut notes)?;
-    if trusted {
-        capture.prove(place)?;
-    } else {
-        capture.declare_gap(Gap::First)?;
-    }
-    Ok(Some(Recovered { capture, sealed, trusted, notes }))
+/// Why a record is not ours to continue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stranger {
+    /// It is damaged.
+    Damaged,
+    /// It is about another replica.
+    Replica,
+    /// It is about another file of the database's name.
+    Database,
 }
 
-fn read_position(file: &File, notes: &mut Vec<String>) -> Result<Option<Position>> {
-    let mut bytes = [0u8; POSITION_LEN];
-    let got = file.read_at(&mut bytes, 0)?;
-    if got == 0 {
-        return Ok(None);
-    }
-    match Position::decode(&bytes[..got]) {
-        Ok(p) => Ok(Some(p)),
-        Err(e) if e.kind() == ErrorKind::Unsupported => {
-            Err(e.context(file.path().display().to_string()))
-        }
-        Err(e) => {
-            notes.push(format!(
-                "{}: {e}; the database is compared with the replica instead",
-                file.path().display()
-            ));
-            Ok(None)
+impl Stranger {
+    /// For the user.
+    pub fn text(self) -> &'static str {
+        match self {
+            Stranger::Damaged => {
+                "its position record is damaged; the database is compared with the replica instead"
+            }
+            Stranger::Replica => "the replica URL changed since the last run",
+            Stranger::Database => "the database file was replaced since the last run",
         }
     }
-}
-
-fn belongs(p: &Position, place: &Place, notes: &mut Vec<String>) -> bool {
-    if p.replica != place.replica {
-        notes.push("the replica URL changed since the last run".to_owned());
-        return false;
-    }
-    if p.identity != (place.database.dev, place.database.ino) {
-        notes.push("the database file was replaced since the last run".to_owned());
-        return false;
-    }
-    true
 }
 
 impl Capture {
-    fn open_segments(
-        &mut self,
-        open_txid: Txid,
-        trusted: bool,
-        notes: &mut Vec<String>,
-    ) -> Result<Vec<Segment>> {
-        let mut sealed: Vec<Segment> = Vec::new();
-        let mark = self.position.segment;
-        let stored = Shipped::load(&self.dir)?.map_or(Txid(0), |(txid, _)| txid);
-        for name in os::list_dir(&self.dir)? {
-            let path = self.dir.join(&name);
-            let Some((txid, generation)) = segment::parse_file_name(&name) else { continue };
-            if trusted && txid == mark.txid && generation == mark.generation && mark.len > 0 {
-                match Segment::open(&self.dir, txid, generation, Some(mark.len), self.owner) {
-                    Ok(segment) => self.segment = Some(segment),
-                    Err(e) => {
-                        notes.push(e.to_string());
-                        self.gap = Some(Gap::SpoolDamaged);
-                        os::remove_file(&path)?;
-                    }
+    /// The state of a database that nothing was read of yet. Makes nothing.
+    pub fn new(place: Place) -> Capture {
+        Capture {
+            place,
+            file: None,
+            locked: false,
+            record: [0; POSITION_LEN],
+            position: Position { gap: Some(Gap::First), ..Position::default() },
+            segment: None,
+            wal: None,
+            buf: Vec::new(),
+            partial: false,
+            unrecorded: None,
+            last: (Published::default(), WalPosition::default()),
+            shared: false,
+            proved: false,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Takes the lock, and what other processes did meanwhile into account.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or a newer version of this library wrote it.
+    pub fn try_acquire(&mut self) -> Result<Acquired> {
+        if self.locked {
+            return Ok(Acquired::Held);
+        }
+        if !self.lock_file()? {
+            return Ok(Acquired::Busy);
+        }
+        self.locked = true;
+        let found = self.reload();
+        match &found {
+            Ok(Acquired::Held) => {}
+            Ok(_) => return found,
+            Err(_) => {
+                self.let_go();
+                return found;
+            }
+        }
+        match self.catch_up() {
+            Ok(()) => Ok(Acquired::Held),
+            Err(e) => {
+                self.let_go();
+                Err(e)
+            }
+        }
+    }
+
+    /// What could not be done without the lock.
+    fn catch_up(&mut self) -> Result<()> {
+        if let Some(gap) = self.unrecorded {
+            self.declare_gap(gap)?;
+        }
+        if !self.proved {
+            self.prove_open()?;
+            self.proved = true;
+        }
+        Ok(())
+    }
+
+    /// Gives the lock back; the descriptors are kept for the next batch.
+    pub fn let_go(&mut self) {
+        if !std::mem::take(&mut self.locked) {
+            return;
+        }
+        if let Some(file) = &self.file
+            && file.unlock().is_err()
+        {
+            // Closing it drops the lock in any case.
+            self.file = None;
+        }
+    }
+
+    /// Gives up the lock and every descriptor: there is nothing to do.
+    pub fn release(&mut self) {
+        self.rest();
+        self.locked = false;
+        self.file = None;
+        self.segment = None;
+        self.partial = false;
+    }
+
+    /// Whether another process wrote the record since this one knows it. Without
+    /// the lock it can be read half written, and is then another one as well.
+    pub fn is_moved(&self) -> bool {
+        let Some(file) = &self.file else { return false };
+        let mut bytes = [0u8; POSITION_LEN];
+        matches!(file.read_at(&mut bytes, 0), Ok(POSITION_LEN)) && bytes != self.record
+    }
+
+    /// Opens the file that has the name now: a meta directory can be removed.
+    fn lock_file(&mut self) -> Result<bool> {
+        for _ in 0..2 {
+            let file = match self.file.take() {
+                Some(file) => file,
+                None => {
+                    os::create_private_dir(&self.place.dir, self.place.owner)?;
+                    File::open_private(&self.place.dir.join(POSITION_FILE), self.place.owner)?
                 }
+            };
+            if !file.try_lock()? {
+                self.file = file.is_in_place().then_some(file);
+                return Ok(false);
+            }
+            if file.is_in_place() {
+                self.file = Some(file);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn reload(&mut self) -> Result<Acquired> {
+        let Some(file) = &self.file else { return Ok(Acquired::Busy) };
+        let mut bytes = [0u8; POSITION_LEN];
+        let got = file.read_at(&mut bytes, 0)?;
+        if got == POSITION_LEN && bytes == self.record {
+            return Ok(Acquired::Held);
+        }
+        if got == 0 {
+            self.reset()?;
+            return Ok(Acquired::Held);
+        }
+        let found = match Position::decode(&bytes[..got]) {
+            Ok(found) => found,
+            Err(e) if e.kind() == ErrorKind::Unsupported => {
+                return Err(e.context(file.path().display().to_string()));
+            }
+            Err(_) => return Ok(Acquired::Stranger(Stranger::Damaged)),
+        };
+        if found.replica != self.place.replica {
+            return Ok(Acquired::Stranger(Stranger::Replica));
+        }
+        if found.identity != self.place.identity {
+            return Ok(Acquired::Stranger(Stranger::Database));
+        }
+        let known = self.record != [0; POSITION_LEN];
+        self.shared |= known;
+        self.adopt(found, bytes);
+        // An older format is replaced at once: its library is not to go on.
+        if got < POSITION_LEN {
+            self.write_position().map(|()| Acquired::Held)
+        } else {
+            Ok(Acquired::Held)
+        }
+    }
+
+    /// Goes on from a record that another process wrote. Of the segment only
+    /// the length is taken over; who needs its pages reads them.
+    fn adopt(&mut self, found: Position, record: [u8; POSITION_LEN]) {
+        let mark = found.segment;
+        let same = self.segment.as_ref().is_some_and(|s| {
+            (s.txid(), s.generation()) == (mark.txid, mark.generation)
+                && s.len() <= mark.len
+                && !self.partial
+                && s.is_in_place()
+        });
+        if same && let Some(segment) = &mut self.segment {
+            segment.extend_to(mark.len);
+        } else {
+            self.segment = None;
+        }
+        self.partial = false;
+        self.wal = None;
+        (self.position, self.record) = (found, record);
+    }
+
+    /// Begins a new record: nothing is known of the database's past. Segments
+    /// that lie about are not shipped.
+    ///
+    /// # Errors
+    /// The record could not be written.
+    pub fn reset(&mut self) -> Result<()> {
+        (self.segment, self.wal, self.partial, self.unrecorded) = (None, None, false, None);
+        self.position = Position {
+            gap: Some(Gap::First),
+            unknown_chain: true,
+            sequence: self.position.sequence,
+            identity: self.place.identity,
+            replica: self.place.replica,
+            ..Position::default()
+        };
+        self.write_position()
+    }
+
+    /// The sealed segments that storage may not have, ascending by TXID, for
+    /// the process that ships; others are removed. `stored`: the newest TXID
+    /// that storage is recorded to have.
+    ///
+    /// # Errors
+    /// The directory could not be read, or a gap not be recorded.
+    pub fn take_sealed(&mut self, stored: Txid) -> Result<Vec<Segment>> {
+        let (mark, trusted) = (self.position.segment, !self.position.unknown_chain);
+        let mut sealed: Vec<Segment> = Vec::new();
+        let mut damaged = None;
+        for name in os::list_dir(&self.place.dir)? {
+            let Some((txid, generation)) = segment::parse_file_name(&name) else { continue };
+            if (txid, generation) == (mark.txid, mark.generation) && mark.len > 0 {
                 continue;
             }
-            let waiting = trusted && txid < open_txid && self.gap.is_none();
-            let contiguous = sealed.last().is_none_or(|s| s.txid().next() == txid);
+            let path = self.place.dir.join(&name);
+            let waiting = trusted && txid < mark.txid && damaged.is_none();
             if !waiting || txid <= stored {
                 os::remove_file(&path)?;
                 continue;
             }
-            match Segment::open(&self.dir, txid, generation, None, self.owner) {
+            let contiguous = sealed.last().is_none_or(|s| s.txid().next() == txid);
+            match Segment::open(&self.place.dir, txid, generation, None, self.place.owner) {
                 Ok(segment) if segment.sealed().is_some() && contiguous => sealed.push(segment),
-                Ok(_) => self.damaged(&path.display().to_string(), "is out of order", notes),
-                Err(e) => self.damaged(&path.display().to_string(), &e.to_string(), notes),
+                Ok(_) => damaged = Some(format!("{} is out of order", path.display())),
+                Err(e) => damaged = Some(e.to_string()),
             }
         }
         let last_waits = sealed.last().is_none_or(|s| s.txid().next() == mark.txid);
-        let open_lost = trusted && mark.len > 0 && self.segment.is_none();
-        if trusted && (!last_waits || open_lost) && self.gap.is_none() {
-            self.damaged(&self.dir.display().to_string(), "misses a segment", notes);
+        if damaged.is_none() && trusted && !last_waits {
+            damaged = Some(format!("{} misses a segment", self.dir().display()));
+        }
+        if let Some(why) = damaged {
+            self.notes.push(format!("spool: {why}; a repair will follow"));
+            self.declare_gap(Gap::SpoolDamaged)?;
         }
         Ok(sealed)
-    }
-
-    fn damaged(&mut self, what: &str, why: &str, notes: &mut Vec<String>) {
-        notes.push(format!("spool {what}: {why}; a snapshot will repair the replica"));
-        self.gap = Some(Gap::SpoolDamaged);
-    }
-
-    /// Continuity is proven by the WAL at the position, by a recorded next
-    /// generation, or by the state of the database file as it was closed.
-    fn prove(&mut self, place: &Place) -> Result<()> {
-        if let Some(gap) = self.gap.take() {
-            return self.declare_gap(gap);
-        }
-        if self.position.backfill != 0 {
-            return self.declare_gap(Gap::SnapshotInterrupted);
-        }
-        if self.position.following && self.position.dirty {
-            return self.declare_gap(Gap::Interrupted);
-        }
-        if !self.position.following {
-            let gap = if self.position.snapshot_pending == Txid(0) {
-                Gap::Unproven
-            } else {
-                Gap::SnapshotInterrupted
-            };
-            self.gap = Some(gap);
-            return Ok(());
-        }
-        let header = match File::open(&place.wal_path) {
-            Ok(wal) => {
-                let header = frames::read_header(&wal)?;
-                self.wal = Some(wal);
-                header
-            }
-            Err(e) if e.kind() == ErrorKind::NotFound => None,
-            Err(e) => return Err(e),
-        };
-        let at = self.position.wal;
-        let gap = match header {
-            Some(h) if h.salts == at.salts => {
-                if self.position_frame_holds()? {
-                    None
-                } else {
-                    Some(Gap::Rewind)
-                }
-            }
-            Some(h) if self.position.next_salts == Some(h.salts) => None,
-            Some(_) => Some(Gap::WalReplaced),
-            None => {
-                let d = &place.database;
-                let same = self.position.clean.is_some_and(|c| {
-                    (c.size, c.mtime_ns, c.ctime_ns) == (d.size, d.mtime_ns, d.ctime_ns)
-                });
-                if same { None } else { Some(Gap::Unproven) }
-            }
-        };
-        self.wal = None;
-        match gap {
-            Some(gap) => self.declare_gap(gap),
-            None => Ok(()),
-        }
     }
 }
 
@@ -221,7 +295,6 @@ impl Capture {
 mod tests {
     use super::*;
     use crate::capture::segment::Seal;
-    use crate::ltx::Header;
 
     fn sealed(dir: &std::path::Path, txid: u64) {
         let mut s = Segment::create(dir, Txid(txid), 0, 512, None).unwrap();
@@ -231,48 +304,15 @@ mod tests {
         s.seal(seal).unwrap();
     }
 
-    /// A segment that was acknowledged but not yet removed when the process
-    /// was killed once made the next ones look out of order.
-    #[test]
-    fn acknowledged_segments_are_swept_at_open() {
-        let tmp = tempfile::tempdir().unwrap();
-        let database = tmp.path().join("db");
-        disk_file(&database);
-        let place = Place {
-            dir: tmp.path().join("vfs"),
-            wal_path: tmp.path().join("db-wal"),
-            database: os::stat(&database).unwrap().unwrap(),
-            replica: 1,
-            owner: None,
-        };
-        os::create_private_dir(&place.dir, None).unwrap();
-        let mut position = Position {
-            replica: 1,
-            identity: (place.database.dev, place.database.ino),
-            ..Position::default()
-        };
-        position.segment.txid = Txid(7);
-        let file = File::open_private(&place.dir.join(POSITION_FILE), None).unwrap();
-        file.write_all_at(&position.encode(), 0).unwrap();
-        drop(file);
-        for txid in [3, 5, 6] {
-            sealed(&place.dir, txid);
-        }
-        let header = Header::new(512, 1, Txid(4), Txid(4), 1);
-        Shipped::new(&header).save(&place.dir, None).unwrap();
-        let found = open(&place).unwrap().unwrap();
-        let kept: Vec<u64> = found.sealed.iter().map(|s| s.txid().0).collect();
-        assert_eq!((kept, found.notes), (vec![5, 6], Vec::<String>::new()));
-        assert!(!place.dir.join(segment::file_name(Txid(3), 0)).exists());
-    }
-
     fn place(dir: &std::path::Path) -> Place {
-        let database = dir.join("db");
-        disk_file(&database);
+        let path = dir.join("db");
+        File::open_private(&path, None).unwrap().write_all_at(b"x", 0).unwrap();
+        let stat = os::stat(&path).unwrap().unwrap();
         let place = Place {
             dir: dir.join("vfs"),
             wal_path: dir.join("db-wal"),
-            database: os::stat(&database).unwrap().unwrap(),
+            identity: (stat.dev, stat.ino),
+            path,
             replica: 1,
             owner: None,
         };
@@ -285,19 +325,48 @@ mod tests {
         file.write_all_at(&position.encode(), 0).unwrap();
     }
 
+    fn held(place: &Place) -> Capture {
+        let mut capture = Capture::new(place.clone());
+        assert_eq!(capture.try_acquire().unwrap(), Acquired::Held);
+        capture
+    }
+
+    /// A segment that was acknowledged but not yet removed when the process
+    /// was killed once made the next ones look out of order.
+    #[test]
+    fn acknowledged_segments_are_swept_by_the_next_shipper() {
+        let tmp = tempfile::tempdir().unwrap();
+        let place = place(tmp.path());
+        let mut position = Position { replica: 1, identity: place.identity, ..Position::default() };
+        position.segment.txid = Txid(7);
+        record(&place, &position);
+        for txid in [3, 5, 6] {
+            sealed(&place.dir, txid);
+        }
+        let mut capture = held(&place);
+        let kept = capture.take_sealed(Txid(4)).unwrap();
+        let kept: Vec<u64> = kept.iter().map(|s| s.txid().0).collect();
+        assert_eq!((kept, capture.take_notes()), (vec![5, 6], Vec::<String>::new()));
+        assert!(!place.dir.join(segment::file_name(Txid(3), 0)).exists());
+    }
+
     /// What an earlier file of that name committed, but storage never got, would
     /// have been laid over the state that the file was restored to.
     #[test]
     fn segments_of_a_replaced_database_are_not_shipped() {
         let tmp = tempfile::tempdir().unwrap();
         let place = place(tmp.path());
-        let identity = (place.database.dev, place.database.ino + 1);
+        let identity = (place.identity.0, place.identity.1 + 1);
         let mut position = Position { replica: 1, identity, ..Position::default() };
         position.segment.txid = Txid(6);
         record(&place, &position);
         sealed(&place.dir, 5);
-        let found = open(&place).unwrap().unwrap();
-        assert!(found.sealed.is_empty() && !found.trusted);
+        let mut capture = Capture::new(place.clone());
+        let found = capture.try_acquire().unwrap();
+        assert_eq!(found, Acquired::Stranger(Stranger::Database));
+        capture.reset().unwrap();
+        assert!(capture.take_sealed(Txid(0)).unwrap().is_empty());
+        assert!(capture.position().unknown_chain);
         assert!(!place.dir.join(segment::file_name(Txid(5), 0)).exists());
     }
 
@@ -305,16 +374,17 @@ mod tests {
     #[test]
     fn a_seal_without_its_record_is_taken_back() {
         let tmp = tempfile::tempdir().unwrap();
-        let mut capture = open(&place(tmp.path())).unwrap().unwrap().capture;
-        let mut s = Segment::create(&capture.dir, Txid(3), 0, 512, None).unwrap();
+        let place = place(tmp.path());
+        let mut capture = held(&place);
+        let mut s = Segment::create(&place.dir, Txid(3), 0, 512, None).unwrap();
         s.append([(1, [7u8; 512].as_slice())].into_iter()).unwrap();
         capture.segment = Some(s);
         capture.position.page_size = 512;
         capture.position.commit = 1;
         capture.position.segment.txid = Txid(3);
-        let file = capture.file.take();
+        capture.locked = false;
         assert!(capture.seal(1).is_err());
-        capture.file = file;
+        capture.locked = true;
         let segment = capture.seal(2).unwrap().unwrap();
         assert_eq!((segment.txid(), capture.open_txid()), (Txid(3), Txid(4)));
         let path = segment.path().to_owned();
@@ -323,7 +393,40 @@ mod tests {
         assert_eq!(again.sealed().map(|s| s.timestamp_ms), Some(2));
     }
 
-    fn disk_file(path: &std::path::Path) {
-        File::open_private(path, None).unwrap().write_all_at(b"x", 0).unwrap();
+    #[test]
+    fn an_older_format_is_replaced_and_a_newer_one_refused() {
+        let tmp = tempfile::tempdir().unwrap();
+        let place = place(tmp.path());
+        let path = place.dir.join(POSITION_FILE);
+        let mut old = Position { replica: 1, identity: place.identity, ..Position::default() }
+            .encode()[..160]
+            .to_vec();
+        old[8] = 1;
+        old[44..64].fill(0);
+        old[92..96].fill(0);
+        let crc = crate::ltx::checksum::crc64(&old[..152]);
+        old[152..].copy_from_slice(&crc.to_le_bytes());
+        File::open_private(&path, None).unwrap().write_all_at(&old, 0).unwrap();
+        drop(held(&place));
+        let mut now = os::read(&path).unwrap().unwrap();
+        assert_eq!((now.len(), now[8]), (POSITION_LEN, 2));
+        now[8] = 3;
+        File::open_private(&path, None).unwrap().write_all_at(&now, 0).unwrap();
+        let e = Capture::new(place.clone()).try_acquire().unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Unsupported);
+        assert!(e.to_string().contains("use the newer library"), "{e}");
+        assert_eq!(os::read(&path).unwrap().unwrap(), now);
+    }
+
+    #[test]
+    fn a_removed_meta_directory_is_made_again() {
+        let tmp = tempfile::tempdir().unwrap();
+        let place = place(tmp.path());
+        let mut capture = held(&place);
+        capture.let_go();
+        std::fs::remove_dir_all(&place.dir).unwrap();
+        assert_eq!(capture.try_acquire().unwrap(), Acquired::Held);
+        assert!(capture.position().unknown_chain);
+        assert!(place.dir.join(POSITION_FILE).exists());
     }
 }

@@ -8,7 +8,7 @@
 //! between, a killed process or a writer without the library, is a gap.
 
 use crate::capture::position::{CleanMark, WalPosition};
-use crate::capture::segment::{self, Segment};
+use crate::capture::segment;
 use crate::capture::writes::Writes;
 use crate::capture::{Capture, Gap, Outcome, Stop};
 use crate::error::Result;
@@ -35,6 +35,7 @@ impl Capture {
             }
         }
         self.position.dirty = true;
+        self.position.dirty_writer = crate::tasks::process_id();
         self.write_position()
     }
 
@@ -77,19 +78,6 @@ impl Capture {
         }
     }
 
-    /// Why the first WAL header after a time without WAL cannot continue the
-    /// position: somebody wrote the database meanwhile, which was as `found`
-    /// tells when the last WAL ended or the last transaction was captured.
-    pub fn gap_before_wal(&self, found: impl FnOnce() -> Option<CleanMark>) -> Option<Gap> {
-        if !self.position.following || self.position.clean.is_none() {
-            return None;
-        }
-        if self.position.dirty {
-            return Some(Gap::Interrupted);
-        }
-        (found() != self.position.clean).then_some(Gap::Unproven)
-    }
-
     /// Nobody knows what the transaction left in the file.
     ///
     /// # Errors
@@ -120,7 +108,7 @@ impl Capture {
         let kept = writes.kept(self.position.commit, page_size);
         let changed = writes.changed(kept, commit, page_size);
         self.partial = true;
-        self.open_segment(page_size)?;
+        self.attach_segment()?;
         if kept.min(commit) < self.position.commit
             && let Some(segment) = &mut self.segment
         {
@@ -152,16 +140,6 @@ impl Capture {
         if let Some(segment) = &mut self.segment {
             let data = self.buf.chunks_exact(page_len);
             segment.append(pages.iter().copied().zip(data))?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn open_segment(&mut self, page_size: u32) -> Result<()> {
-        if self.segment.is_none() {
-            let mark = &self.position.segment;
-            let made =
-                Segment::create(&self.dir, mark.txid, mark.generation, page_size, self.owner)?;
-            self.segment = Some(made);
         }
         Ok(())
     }

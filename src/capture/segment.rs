@@ -85,6 +85,9 @@ pub struct Segment {
     generation: u32,
     page_size: u32,
     len: u64,
+    /// Bytes whose batches are in `pages`: less than `len` while what another
+    /// process appended was not needed.
+    mapped: u64,
     pages: PageMap,
     seal: Option<Seal>,
     scratch: Vec<u8>,
@@ -103,7 +106,8 @@ pub fn parse_file_name(name: &str) -> Option<(Txid, u32)> {
 }
 
 impl Segment {
-    /// Makes an empty segment in `dir`, over whatever has its name.
+    /// Makes an empty segment in `dir`, in place of whatever has its name: one
+    /// file is one log, so that who has it open may trust what he read of it.
     ///
     /// # Errors
     /// The file could not be written.
@@ -114,8 +118,9 @@ impl Segment {
         page_size: u32,
         owner: Option<Owner>,
     ) -> Result<Segment> {
-        let file = File::open_private(&dir.join(file_name(txid, generation)), owner)?;
-        file.set_len(0)?;
+        let path = dir.join(file_name(txid, generation));
+        os::remove_file(&path)?;
+        let file = File::open_private(&path, owner)?;
         let mut header = [0u8; HEADER_LEN as usize];
         header[..8].copy_from_slice(MAGIC);
         header[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -128,6 +133,7 @@ impl Segment {
             generation,
             page_size,
             len: HEADER_LEN,
+            mapped: HEADER_LEN,
             pages: PageMap::default(),
             seal: None,
             scratch: Vec::new(),
@@ -148,8 +154,25 @@ impl Segment {
         len: Option<u64>,
         owner: Option<Owner>,
     ) -> Result<Segment> {
+        let mut segment = Self::attach(dir, txid, generation, len, owner)?;
+        segment.load()?;
+        Ok(segment)
+    }
+
+    /// Opens a segment of `len` bytes (`None`: all of the file) to append to it;
+    /// its batches are read when somebody asks for them by [`Segment::load`].
+    ///
+    /// # Errors
+    /// `Corrupt` when it is no such segment, `NotFound` when there is no such file.
+    pub fn attach(
+        dir: &Path,
+        txid: Txid,
+        generation: u32,
+        len: Option<u64>,
+        owner: Option<Owner>,
+    ) -> Result<Segment> {
         let path = dir.join(file_name(txid, generation));
-        let file = File::open_private(&path, owner)?;
+        let file = File::open_existing(&path)?;
         let mut header = [0u8; HEADER_LEN as usize];
         file.read_exact_at(&mut header, 0)?;
         let page_size = u32::from_le_bytes(header[12..16].try_into().unwrap_or_default());
@@ -166,28 +189,43 @@ impl Segment {
             Some(len) => len,
             None => file.len()?,
         };
-        let mut segment = Segment {
+        Ok(Segment {
             file,
             txid,
             generation,
             page_size,
-            len: HEADER_LEN,
+            len: end.max(HEADER_LEN),
+            mapped: HEADER_LEN,
             pages: PageMap::default(),
             seal: None,
             scratch: Vec::new(),
             owner,
-        };
-        segment.replay(end)?;
-        Ok(segment)
+        })
     }
 
-    fn replay(&mut self, end: u64) -> Result<()> {
+    /// Another process appended: `len` bytes count now.
+    pub fn extend_to(&mut self, len: u64) {
+        self.len = self.len.max(len);
+    }
+
+    /// Whether this is still the file of that name.
+    pub fn is_in_place(&self) -> bool {
+        self.file.is_in_place()
+    }
+
+    /// Reads and checks the batches that were not read yet.
+    ///
+    /// # Errors
+    /// `Corrupt` when a batch is torn or altered.
+    pub fn load(&mut self) -> Result<()> {
         let path = self.file.path().to_owned();
         // A sealed segment ends with its seal, though the file may be longer: of
         // a batch that a crash cut short, only the beginning was overwritten.
-        while self.len < end && self.seal.is_none() {
+        let end = self.len;
+        while self.mapped < end && self.seal.is_none() {
+            let at = self.mapped;
             let mut h = [0u8; BATCH_HEADER_LEN];
-            self.file.read_exact_at(&mut h, self.len)?;
+            self.file.read_exact_at(&mut h, at)?;
             let kind = u32::from_le_bytes(h[0..4].try_into().unwrap_or_default());
             let count = u32::from_le_bytes(h[4..8].try_into().unwrap_or_default()) as usize;
             let body_len = u64::from_le_bytes(h[8..16].try_into().unwrap_or_default());
@@ -201,15 +239,15 @@ impl Segment {
                 KIND_SHRINK => Some(4),
                 _ => None,
             };
-            let body_at = self.len + BATCH_HEADER_LEN as u64;
+            let body_at = at + BATCH_HEADER_LEN as u64;
             let fits = Some(body_len) == expected && body_at + body_len <= end;
             if crc64(&h[..24]) != crc || !fits {
-                return Err(corrupt(&path, &format!("the batch at byte {} is torn", self.len)));
+                return Err(corrupt(&path, &format!("the batch at byte {at} is torn")));
             }
             self.scratch.resize(body_len as usize, 0);
             self.file.read_exact_at(&mut self.scratch, body_at)?;
             if crc64(&self.scratch) != body_crc {
-                return Err(corrupt(&path, &format!("the batch at byte {} is altered", self.len)));
+                return Err(corrupt(&path, &format!("the batch at byte {at} is altered")));
             }
             match kind {
                 KIND_PAGES => {
@@ -228,9 +266,15 @@ impl Segment {
                 }
                 _ => self.seal = Seal::decode(&self.scratch),
             }
-            self.len = body_at + body_len;
+            self.mapped = body_at + body_len;
         }
+        self.len = self.mapped;
         Ok(())
+    }
+
+    /// Whether every batch was read.
+    pub fn is_loaded(&self) -> bool {
+        self.mapped == self.len
     }
 
     fn page_len(&self) -> u64 {
@@ -259,9 +303,14 @@ impl Segment {
             batch.extend_from_slice(data);
         }
         let data_at = self.len + (BATCH_HEADER_LEN + count * 4) as u64;
+        let mapped = self.is_loaded();
         let wrote = self.write_batch(KIND_PAGES, count as u32, &mut batch);
         self.scratch = batch;
         wrote?;
+        if !mapped {
+            return Ok(());
+        }
+        self.mapped = self.len;
         for (i, (pgno, _)) in pages.enumerate() {
             self.pages.insert(pgno, data_at + i as u64 * self.page_len());
         }
@@ -275,19 +324,25 @@ impl Segment {
     pub fn shrink(&mut self, commit: Pgno) -> Result<()> {
         let mut batch = vec![0u8; BATCH_HEADER_LEN];
         batch.extend_from_slice(&commit.to_le_bytes());
+        let mapped = self.is_loaded();
         self.write_batch(KIND_SHRINK, 0, &mut batch)?;
-        self.pages.retain_up_to(commit);
+        if mapped {
+            self.mapped = self.len;
+            self.pages.retain_up_to(commit);
+        }
         Ok(())
     }
 
     /// Ends the segment. After this nothing is appended.
     ///
     /// # Errors
-    /// `Full` when the device has no room.
+    /// `Full` when the device has no room, `Corrupt` when a batch is torn.
     pub fn seal(&mut self, seal: Seal) -> Result<()> {
+        self.load()?;
         let mut batch = vec![0u8; BATCH_HEADER_LEN];
         batch.extend_from_slice(&seal.encode());
         self.write_batch(KIND_SEAL, 0, &mut batch)?;
+        self.mapped = self.len;
         self.seal = Some(seal);
         Ok(())
     }
@@ -296,6 +351,7 @@ impl Segment {
     pub fn unseal(&mut self, len: u64) {
         self.seal = None;
         self.len = len;
+        self.mapped = len;
     }
 
     fn write_batch(&mut self, kind: u32, count: u32, batch: &mut [u8]) -> Result<()> {
@@ -312,7 +368,13 @@ impl Segment {
         Ok(())
     }
 
-    /// Whether so much of the file is garbage that a rewrite pays.
+    /// Whether the file is long enough for a rewrite to be thought of.
+    pub fn is_long(&self) -> bool {
+        self.len > GARBAGE_BYTES_MAX
+    }
+
+    /// Whether so much of the file is garbage that a rewrite pays. The segment
+    /// is loaded.
     pub fn wants_rewrite(&self) -> bool {
         let live = self.pages.len() as u64 * self.page_len();
         self.len.saturating_sub(live) > live + GARBAGE_BYTES_MAX
@@ -324,6 +386,7 @@ impl Segment {
     /// # Errors
     /// `Full` when the device has no room; the segment stays as it was.
     pub fn rewrite(&mut self, dir: &Path) -> Result<PathBuf> {
+        self.load()?;
         let mut fresh =
             Segment::create(dir, self.txid, self.generation + 1, self.page_size, self.owner)?;
         let order = self.pages.sorted();
@@ -360,7 +423,8 @@ impl Segment {
         done
     }
 
-    /// Calls `visit` with every page in ascending order of page number.
+    /// Calls `visit` with every page in ascending order of page number. The
+    /// segment is loaded.
     ///
     /// # Errors
     /// A read failed, or `visit` did.
@@ -373,12 +437,12 @@ impl Segment {
         Ok(())
     }
 
-    /// Whether the newest copy of `pgno` is here.
+    /// Whether the newest copy of `pgno` is here. The segment is loaded.
     pub fn contains(&self, pgno: Pgno) -> bool {
         self.pages.contains(pgno)
     }
 
-    /// Number of pages in use.
+    /// Number of pages in use, as far as it was read.
     pub fn page_count(&self) -> usize {
         self.pages.len()
     }
@@ -388,9 +452,9 @@ impl Segment {
         self.len
     }
 
-    /// Whether it holds no page.
+    /// Whether it holds no page; what was not read counts as one.
     pub fn is_empty(&self) -> bool {
-        self.pages.is_empty()
+        self.pages.is_empty() && self.is_loaded()
     }
 
     /// TXID that it gets, or got when sealed.

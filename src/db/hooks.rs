@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::capture::position::CleanMark;
-use crate::capture::{Gap, Published};
-use crate::db::{Db, History, lock};
-use crate::error::{Error, ErrorKind, Result};
+use crate::capture::{Capture, Gap, Outcome, Published};
+use crate::db::{Db, lock};
+use crate::error::Result;
 use crate::host::WalIndexHeader;
 use crate::log::Level;
-use crate::ltx::{Txid, is_valid_page_size};
-use crate::os::disk as os;
+use crate::ltx::is_valid_page_size;
 use crate::tasks;
 
 /// Frames that a connection which wants to restart the WAL captures itself
@@ -20,6 +18,9 @@ use crate::tasks;
 const INLINE_FRAMES_MAX: u32 = 256;
 /// How long such a connection waits for the worker before it hears BUSY.
 const RESTART_WAIT: Duration = Duration::from_millis(10);
+
+/// How long a connection that takes a WAL away waits for another process's batch.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// How long to wait for storage.
 pub type Wait = Duration;
@@ -118,11 +119,13 @@ impl Db {
         if self.is_faulted() || self.is_caught_up() {
             return true;
         }
-        // A bystander never refuses, but captures when the other process is at rest.
-        let bystander = self.counters.bystander.load(Ordering::Relaxed);
-        if bystander || holds_ckpt || self.uncaptured_frames() <= INLINE_FRAMES_MAX {
-            self.capture_now("the WAL is restarted");
+        if holds_ckpt {
+            self.capture_now("the WAL is restarted", LAST_WAIT, |_| Ok(Outcome::UpToDate));
             return true;
+        }
+        if self.uncaptured_frames() <= INLINE_FRAMES_MAX {
+            return self
+                .capture_now("the WAL is restarted", RESTART_WAIT, |_| Ok(Outcome::UpToDate));
         }
         let deadline = tasks::now() + RESTART_WAIT;
         if let Some(store) = self.store.upgrade() {
@@ -150,64 +153,64 @@ impl Db {
         }
     }
 
-    /// Captures in the caller's thread because the WAL goes away; what cannot
-    /// be captured is a gap.
-    fn capture_now(&self, why: &str) {
+    /// Captures in the caller's thread because the WAL goes away, and lets `last`
+    /// record that; what cannot be captured is a gap. False: another process is
+    /// in the midst of a batch.
+    fn capture_now(
+        &self,
+        why: &str,
+        wait: Duration,
+        last: impl FnOnce(&mut Capture) -> Result<Outcome>,
+    ) -> bool {
         if self.is_faulted() {
-            return;
+            return true;
         }
-        let mut guard = self.capture();
-        if guard.is_none()
-            && let Err(e) = self.take_over(&mut guard)
-        {
-            self.set_error(e.to_string());
-        }
-        let Some(capture) = guard.as_mut() else { return };
-        if self.is_caught_up() {
-            return;
-        }
-        if let Err(e) = self.capture_locked(capture) {
+        let mut guard = self.capture_within(wait);
+        let Some(capture) = guard.as_mut() else { return false };
+        let before = capture.gap();
+        let done = self.capture_locked(capture).and_then(|()| last(capture));
+        if let Err(e) = done {
             self.log(Level::Error, &format!("{why} and its end cannot be captured: {e}"));
             // The gap holds in memory even when its record cannot be written.
             let _ = self.declare_gap(capture, Gap::CaptureFailed);
+            self.captured.store(self.note.load(Ordering::Acquire), Ordering::Release);
+        } else if let (None, Some(gap)) = (before, capture.gap()) {
+            self.count_gap(gap);
+        }
+        true
+    }
+
+    /// As [`Db::capture_now`], where nothing can be refused: a process that was
+    /// stopped in the midst of a batch makes it a gap.
+    fn capture_last(&self, why: &str, last: impl FnOnce(&mut Capture) -> Result<Outcome>) {
+        if !self.capture_now(why, LAST_WAIT, last) {
+            self.log(Level::Error, &format!("{why} while another process captures: a gap"));
+            self.peek().remember_gap(Gap::CaptureFailed);
             self.captured.store(self.note.load(Ordering::Acquire), Ordering::Release);
         }
     }
 
     /// The header of a new WAL generation is about to be written.
     pub fn before_wal_header(&self, header: &[u8]) {
-        if header.len() < 32 || self.is_faulted() {
+        if header.len() < 32 {
             return;
         }
         let word =
             |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap_or_default());
         self.note_page_size(word(8));
-        self.capture_now("a new WAL begins");
-        let mut guard = self.capture();
-        let Some(capture) = guard.as_mut() else { return };
-        if let Some(gap) = capture.gap_before_wal(|| self.mark()) {
-            let _ = self.declare_gap(capture, gap);
-        }
-        if let Err(e) = capture.expect_generation([word(16), word(20)]) {
-            self.log(Level::Error, &format!("a new WAL begins unrecorded: {e}"));
-            let _ = self.declare_gap(capture, Gap::CaptureFailed);
-        }
+        let salts = [word(16), word(20)];
+        self.capture_last("a new WAL begins", |capture| capture.expect_generation(salts));
     }
 
     /// The WAL is about to be cut to nothing.
     pub fn before_wal_truncate(&self) {
-        self.capture_now("the WAL is truncated");
-        self.mark_clean();
+        self.capture_last("the WAL is truncated", |capture| self.mark_clean(capture));
     }
 
     /// The WAL is about to be deleted.
     pub fn before_wal_delete(&self) {
-        self.capture_now("the WAL is deleted");
-        self.mark_clean();
-        let mut guard = self.capture();
-        if let Some(capture) = guard.as_mut() {
-            capture.release_wal();
-        }
+        self.capture_last("the WAL is deleted", |capture| self.mark_clean(capture));
+        self.peek().release_wal();
         // With the WAL its end is gone: measured against a snapshot of the closed
         // database it would look like frames that were never captured.
         self.note.store(0, Ordering::Release);
@@ -216,18 +219,16 @@ impl Db {
 
     /// Everything is captured and the database file is as the checkpoint left
     /// it: its state proves continuity when it is found again.
-    fn mark_clean(&self) {
-        let mut guard = self.capture();
-        let Some(capture) = guard.as_mut() else { return };
-        let stat = match os::stat(&self.path) {
-            Ok(Some(s)) if (s.dev, s.ino) == self.identity => s,
-            _ => return,
-        };
-        let mark = CleanMark { size: stat.size, mtime_ns: stat.mtime_ns, ctime_ns: stat.ctime_ns };
-        if let Err(e) = capture.set_clean(Some(mark)) {
-            self.log(Level::Warn, &format!("the clean close is unrecorded: {e}"));
+    fn mark_clean(&self, capture: &mut Capture) -> Result<Outcome> {
+        let proven = capture.prove_end()?;
+        if proven == Outcome::UpToDate {
+            capture.mark_clean()?;
+            if !self.ships() && self.is_caught_up() && !capture.has_open() {
+                // Nobody else would close what this opened.
+                capture.release();
+            }
         }
-        self.rest_locked(capture);
+        Ok(proven)
     }
 
     /// A connection with a private wal-index committed into the WAL.
@@ -254,27 +255,6 @@ impl Db {
         }
     }
 
-    /// The smallest TXID sure to contain what is committed now; none while
-    /// storage has not told where the chain stands.
-    pub fn txid(&self) -> Option<Txid> {
-        let (trusted, history) = {
-            let ship = lock(&self.ship);
-            (ship.trusted, ship.history.clone())
-        };
-        match history {
-            History::Agreed => Some(self.txid_if_agreed()),
-            History::Unknown if trusted => Some(self.txid_if_agreed()),
-            _ => None,
-        }
-    }
-
-    fn txid_if_agreed(&self) -> Txid {
-        let guard = lock(&self.capture);
-        let ship = lock(&self.ship);
-        let open = guard.as_ref().is_some_and(|c| c.has_open() || c.gap().is_some());
-        if self.is_caught_up() && !open { ship.sealed_txid } else { ship.sealed_txid.next() }
-    }
-
     /// Age in seconds of the oldest commit that storage has not acknowledged.
     pub fn lag_seconds(&self) -> f64 {
         let ship = lock(&self.ship);
@@ -290,72 +270,5 @@ impl Db {
             Some(ms) => (self.clock.now_ms() as f64 - ms as f64).max(0.0) / 1000.0,
             None => 0.0,
         }
-    }
-
-    /// Waits until storage has acknowledged everything committed so far.
-    ///
-    /// # Errors
-    /// `Transient` when `timeout` passes first, `Conflict` when nothing is
-    /// shipped because the replica holds another history.
-    pub fn sync(&self, timeout: Wait) -> Result<Txid> {
-        let deadline = tasks::now() + timeout;
-        self.capture_and_seal()?;
-        self.hurry();
-        let (mut target, mut target_elsewhere) = (None, None);
-        loop {
-            if target.is_none() {
-                target = self.txid();
-            }
-            if let Some(elsewhere) = self.elsewhere()? {
-                if target_elsewhere.is_none() && elsewhere.captured {
-                    target_elsewhere = Some(elsewhere.target);
-                }
-                if elsewhere.safe || target_elsewhere.is_some_and(|t| elsewhere.acked >= t) {
-                    return Ok(elsewhere.acked);
-                }
-            }
-            let all = self.is_all_shipped();
-            let ship = lock(&self.ship);
-            if ship.history == History::Agreed && (all || target.is_some_and(|t| ship.acked >= t)) {
-                return Ok(ship.acked);
-            }
-            if let History::Conflict(why) = &ship.history {
-                return Err(Error::new(ErrorKind::Conflict, why.clone()));
-            }
-            let left = deadline.saturating_duration_since(tasks::now());
-            if left.is_zero() {
-                let why = ship.last_error.clone().unwrap_or_else(|| "no answer yet".to_owned());
-                return Err(Error::new(
-                    ErrorKind::Transient,
-                    match target {
-                        Some(t) => format!("storage has not acknowledged TXID {t} in time: {why}"),
-                        None => format!("storage has not answered in time: {why}"),
-                    },
-                ));
-            }
-            // A full queue makes room only with acknowledgements, each of which signals.
-            let slice = left.min(Duration::from_millis(200));
-            let ship = self.ship_signal.wait_for(&self.ship, ship, slice);
-            // After a failure the shipper's pause decides when to try again.
-            let room = ship.history == History::Agreed
-                && ship.pending.is_empty()
-                && ship.last_error.is_none();
-            drop(ship);
-            let bystander = lock(&self.capture).is_none();
-            if room || bystander {
-                self.capture_and_seal()?;
-                self.kick();
-            }
-        }
-    }
-
-    /// Nothing is captured, spooled or on its way that storage has not acknowledged.
-    fn is_all_shipped(&self) -> bool {
-        let guard = lock(&self.capture);
-        let ship = lock(&self.ship);
-        let rests = guard.as_ref().is_some_and(|c| {
-            !c.has_open() && c.gap().is_none() && c.position().snapshot_pending == Txid(0)
-        });
-        rests && ship.pending.is_empty() && self.is_caught_up()
     }
 }

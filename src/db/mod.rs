@@ -1,18 +1,19 @@
 //! One primary database: what the host's connections tell, what capture has,
 //! what waits for storage, and how healthy all that is.
 //!
-//! The commit path touches atomics only. Lock order: `capture`, then `ship`,
-//! then `pin`; the host's threads take `capture` only where a WAL is about to
-//! go away.
+//! The commit path touches atomics only. Lock order: `shipper`, then `capture`,
+//! then `ship`, then `pin`; the host's threads take `capture` only where a WAL
+//! is about to go away.
 
 mod client;
-mod elsewhere;
+mod hold;
 mod hooks;
 mod open;
 mod pin;
 mod rollback;
 mod ship;
 pub mod status;
+mod waiting;
 
 pub(crate) use client::Client;
 pub use hooks::Wait;
@@ -34,7 +35,7 @@ use crate::history::Baseline;
 use crate::host::Host;
 use crate::log::Level;
 use crate::ltx::Txid;
-use crate::os::disk::Owner;
+use crate::os::disk::{File, Owner};
 use crate::pace::Pace;
 use crate::store::Store;
 pub(crate) use crate::tasks::lock;
@@ -81,7 +82,14 @@ pub struct Db {
     pub(crate) connections: AtomicUsize,
     pub(crate) closing: AtomicBool,
 
-    pub(crate) capture: Mutex<Option<Capture>>,
+    pub(crate) capture: Mutex<Capture>,
+    /// The file with the shipper lock while this process has it.
+    shipper: Mutex<Option<File>>,
+    /// As `shipper` says; changed only with the capture state held.
+    ships: AtomicBool,
+    /// What this process captured and storage may not have: its TXID, while
+    /// another process ships.
+    watched: AtomicU64,
     /// Signalled when a capture ends: for a connection that wants to restart the WAL.
     captured_signal: (Mutex<u64>, Signal),
     pub(crate) ship: Mutex<Ship>,
@@ -129,11 +137,9 @@ impl Db {
         self.started.load(Ordering::Acquire)
     }
 
-    /// Gives up the capture state and its lock: the last connection is gone.
-    pub(crate) fn end(&self) {
-        self.pin.yield_now();
-        *lock(&self.capture) = None;
-        lock(&self.ship).pending.clear();
+    /// The capture state as this process last knew it.
+    pub(crate) fn peek(&self) -> MutexGuard<'_, Capture> {
+        lock(&self.capture)
     }
 
     pub(crate) fn log(&self, level: Level, message: &str) {
@@ -163,46 +169,6 @@ impl Db {
 
     pub(crate) fn is_faulted(&self) -> bool {
         self.faulted.load(Ordering::Acquire)
-    }
-
-    /// The capture state, ready to be used: after a rest its lock is taken
-    /// again. `None`: another process captures.
-    pub(crate) fn capture(&self) -> MutexGuard<'_, Option<Capture>> {
-        let mut guard = lock(&self.capture);
-        let ready = guard.as_mut().map(Capture::resume);
-        match ready {
-            Some(Ok(true)) | None => {}
-            Some(Ok(false)) => {
-                *guard = None;
-                if let Err(e) = self.take_over(&mut guard) {
-                    self.set_error(e.to_string());
-                }
-            }
-            Some(Err(e)) => {
-                *guard = None;
-                self.set_error(e.to_string());
-            }
-        }
-        guard
-    }
-
-    /// Nothing is left to do: the lock and every descriptor are given up.
-    pub(crate) fn rest(&self) {
-        if let Some(capture) = lock(&self.capture).as_mut() {
-            self.rest_locked(capture);
-        }
-    }
-
-    /// While something is under way to storage the lock is kept: what it
-    /// becomes must be recorded by the process that sent it.
-    fn rest_locked(&self, capture: &mut Capture) {
-        let at_work = {
-            let ship = lock(&self.ship);
-            ship.running || !ship.pending.is_empty()
-        };
-        if !at_work && self.is_caught_up() && !capture.has_open() {
-            capture.release();
-        }
     }
 
     /// The newest replication error, until the next success.
@@ -298,47 +264,60 @@ impl Db {
         if self.is_faulted() {
             return Ok(());
         }
-        let mut guard = self.capture();
-        if guard.is_none() && !self.take_over(&mut guard).inspect_err(|_| self.try_again())? {
-            // Another process captures, this one's commits as well; it is watched
-            // for as long as something is not in storage.
-            let watch = self.look_elsewhere()?.is_none_or(|e| !e.safe);
-            *lock(&self.last_seal) = Some(tasks::now());
-            self.armed.store(false, Ordering::SeqCst);
-            if let Some(store) = self.store.upgrade()
-                && watch
-            {
-                store.schedule(self.identity, BYSTANDER_PAUSE.max(self.config.sync_interval));
+        loop {
+            self.take_shipper().inspect_err(|_| self.try_again())?;
+            match self.batch()? {
+                // Whoever shipped may have gone to rest before it could see this batch.
+                Some(left) if !self.take_shipper()? => {
+                    self.watch(left);
+                    return Ok(());
+                }
+                Some(_) => {}
+                None => return Ok(()),
             }
-            return Ok(());
         }
-        let Some(capture) = guard.as_mut() else { return Ok(()) };
+    }
+
+    /// One batch. The TXID that another process has to ship, if it does.
+    fn batch(&self) -> Result<Option<Txid>> {
+        let mut guard = self.capture();
+        let Some(capture) = guard.as_mut() else {
+            // The commits stay in the WAL; another process may capture them.
+            drop(guard);
+            self.armed.store(false, Ordering::SeqCst);
+            self.signal_captured();
+            self.try_again();
+            return Ok(None);
+        };
         if self.armed.swap(false, Ordering::SeqCst) {
             self.counters.change();
         }
         let since_ms = self.armed_at_ms.load(Ordering::Acquire);
-        let result = self.capture_locked(capture);
-        let sealed = match &result {
-            Ok(()) => self.seal_locked(capture, since_ms),
-            Err(_) => Ok(()),
-        };
-        let kick = self.needs_shipping(capture);
+        let ships = self.ships();
+        let mut result = self.capture_locked(capture);
+        if result.is_ok() && ships {
+            result = self.seal_locked(capture, since_ms);
+        }
+        let kick = ships && self.needs_shipping(capture);
         if self.is_caught_up() {
             capture.rest();
-            if !kick {
-                self.rest_locked(capture);
-            }
+        }
+        let left = if ships { None } else { self.left_to_others(capture) };
+        if !ships && left.is_none() {
+            self.armed_at_ms.store(0, Ordering::Release);
+            capture.release();
         }
         drop(guard);
         self.signal_captured();
         if kick {
             self.kick();
+        } else if ships {
+            self.rest();
         }
-        let result = result.and(sealed);
         if result.is_err() {
             self.try_again();
         }
-        result
+        result.map(|()| left)
     }
 
     /// A capture failed for want of room or the like: the worker comes back,
@@ -377,10 +356,12 @@ impl Db {
         if self.is_faulted() || self.is_caught_up() {
             return;
         }
-        if let Some(capture) = self.capture().as_mut() {
+        let mut guard = self.capture();
+        if let Some(capture) = guard.as_mut() {
             // The error is in the status; the WAL keeps the frames.
             let _ = self.capture_locked(capture);
         }
+        drop(guard);
         self.signal_captured();
     }
 
@@ -426,9 +407,6 @@ impl Db {
     }
 }
 
-/// How often a process asks whether another one still captures, while it has
-/// commits that it has not seen captured.
-const BYSTANDER_PAUSE: Duration = Duration::from_secs(1);
 /// Pauses between attempts to capture after a failure, shortest and longest.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// After a pause the first commit waits this long for company.

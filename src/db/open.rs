@@ -1,18 +1,17 @@
 //! Building a [`Db`]: its files, its capture state, its standing against storage.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
-use crate::capture::recover::{self, Place, Recovered};
-use crate::capture::{Capture, Gap};
+use crate::capture::Capture;
+use crate::capture::recover::Place;
 use crate::clock::{Clock, Random};
 use crate::config::DbConfig;
 use crate::db::status::Counters;
-use crate::db::{Client, Db, Pending, Ship, lock};
+use crate::db::{Client, Db, Ship};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
-use crate::log::Level;
 use crate::ltx::checksum::crc64;
 use crate::os::disk::{self as os, FileStat};
 use crate::store::Store;
@@ -63,10 +62,21 @@ pub(crate) fn replica_hash(client: &Client) -> u64 {
     crc64(client.identity().as_bytes())
 }
 
+/// How long an open waits for another process's batch.
+const OPEN_WAIT: Duration = Duration::from_millis(100);
+
 impl Db {
     pub(crate) fn open(o: Opened) -> Result<Arc<Db>> {
         let meta = meta_dir(&o.path, &o.config)?;
         let identity = (o.stat.dev, o.stat.ino);
+        let capture = Capture::new(Place {
+            dir: vfs_dir(&meta),
+            path: o.path.clone(),
+            wal_path: o.wal_path.clone(),
+            identity,
+            replica: replica_hash(&o.client),
+            owner: Some(o.stat.owner),
+        });
         let db = Db {
             identity,
             meta_dir: meta,
@@ -91,7 +101,10 @@ impl Db {
             faulted: Default::default(),
             connections: Default::default(),
             closing: Default::default(),
-            capture: Mutex::new(None),
+            capture: Mutex::new(capture),
+            shipper: Mutex::default(),
+            ships: Default::default(),
+            watched: Default::default(),
             captured_signal: Default::default(),
             ship: Mutex::new(Ship::new(false)),
             ship_signal: Default::default(),
@@ -103,71 +116,8 @@ impl Db {
             pace: Mutex::default(),
         };
         let db = Arc::new(db);
-        let mut guard = lock(&db.capture);
-        db.take_over(&mut guard)?;
-        // A connection that is never used must not keep other processes from
-        // capturing theirs.
-        if let Some(capture) = guard.as_mut() {
-            capture.release();
-        }
-        drop(guard);
+        os::create_private_dir(&db.meta_dir, db.owner)?;
+        db.open_capture(OPEN_WAIT)?;
         Ok(db)
-    }
-
-    fn place(&self) -> Result<Place> {
-        Ok(Place {
-            dir: vfs_dir(&self.meta_dir),
-            wal_path: self.wal_path.clone(),
-            database: canonical_identity(&self.path)?,
-            replica: replica_hash(&self.client),
-            owner: self.owner,
-        })
-    }
-
-    /// Becomes the process that captures and ships, if no other one is.
-    pub(crate) fn take_over(&self, slot: &mut Option<Capture>) -> Result<bool> {
-        let place = self.place()?;
-        if (place.database.dev, place.database.ino) != self.identity {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!(
-                    "{} was replaced while it was open: what is written through the old file is \
-                     not replicated; close and open it again",
-                    self.path.display()
-                ),
-            ));
-        }
-        os::create_private_dir(&self.meta_dir, self.owner)?;
-        let Some(Recovered { capture, sealed, trusted, notes }) = recover::open(&place)? else {
-            self.counters.bystander.store(true, Ordering::Relaxed);
-            return Ok(false);
-        };
-        self.counters.bystander.store(false, Ordering::Relaxed);
-        for note in notes {
-            self.log(Level::Warn, &note);
-        }
-        if let Some(gap) = capture.gap()
-            && gap != Gap::First
-        {
-            self.counters.gap(gap);
-            self.log(Level::Warn, &format!("gap found at open: {}", gap.name()));
-        }
-        if trusted && self.page_size_seen() == 0 {
-            self.note_page_size(capture.position().page_size);
-        }
-        let mut ship = Ship::new(trusted);
-        {
-            let old = lock(&self.ship);
-            (ship.running, ship.closing) = (old.running, old.closing);
-        }
-        ship.sealed_txid = match sealed.last() {
-            Some(last) => last.txid(),
-            None => crate::ltx::Txid(capture.open_txid().0.saturating_sub(1)),
-        };
-        ship.pending =
-            sealed.into_iter().map(|s| Arc::new(Pending { segment: s, since_ms: 0 })).collect();
-        *lock(&self.ship) = ship;
-        *slot = Some(capture);
-        Ok(true)
     }
 }

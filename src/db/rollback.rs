@@ -39,7 +39,10 @@ impl Db {
             return;
         }
         let mut guard = self.capture();
-        let Some(capture) = guard.as_mut() else { return };
+        let Some(capture) = guard.as_mut() else {
+            guard.remember_gap(Gap::CaptureFailed);
+            return;
+        };
         let before = capture.gap();
         let begun = if by_transaction {
             capture.begin_rollback(self.mark())
@@ -89,14 +92,18 @@ impl Db {
     /// The connection is gone with changes that it neither committed nor undid.
     pub fn rollback_lost(&self) {
         self.counters.change();
-        if let Some(capture) = self.capture().as_mut() {
+        let mut guard = self.capture();
+        if let Some(capture) = guard.as_mut() {
             let before = capture.gap();
             // The gap holds in memory even when its record cannot be written.
             let _ = capture.abandon_rollback();
             if before.is_none() && capture.gap().is_some() {
                 self.count_gap(Gap::Interrupted);
             }
+        } else {
+            guard.remember_gap(Gap::Interrupted);
         }
+        drop(guard);
         self.arm();
     }
 
@@ -105,7 +112,10 @@ impl Db {
             return;
         }
         let mut guard = self.capture();
-        let Some(capture) = guard.as_mut() else { return };
+        let Some(capture) = guard.as_mut() else {
+            guard.remember_gap(Gap::CaptureFailed);
+            return;
+        };
         let before = capture.gap();
         let done = capture.end_rollback(writes, file, || self.mark());
         if let Err(e) = done {

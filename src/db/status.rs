@@ -169,22 +169,20 @@ impl Db {
     fn status_value(&self) -> Value {
         let lag = self.lag_seconds();
         let txid = self.txid();
-        let (open_bytes, open_pages, gap, captured) = match lock(&self.capture).as_ref() {
-            Some(c) => {
-                let p = c.position();
-                (
-                    c.open_bytes(),
-                    c.open_pages(),
-                    c.gap(),
-                    json!({
-                        "salt": format!("{:08x}{:08x}", p.wal.salts[0], p.wal.salts[1]),
-                        "frame": p.wal.frame,
-                        "pages": p.commit,
-                        "page_size": p.page_size,
-                    }),
-                )
-            }
-            None => (0, 0, None, Value::Null),
+        let (open_bytes, open_pages, gap, captured) = {
+            let c = self.peek();
+            let p = c.position();
+            (
+                c.open_bytes(),
+                c.open_pages(),
+                c.gap(),
+                json!({
+                    "salt": format!("{:08x}{:08x}", p.wal.salts[0], p.wal.salts[1]),
+                    "frame": p.wal.frame,
+                    "pages": p.commit,
+                    "page_size": p.page_size,
+                }),
+            )
         };
         let published = self.published();
         let ship = lock(&self.ship);
@@ -243,7 +241,7 @@ impl Db {
 
     /// Writes `status.json` when something changed since the last time.
     pub(crate) fn write_status(&self) {
-        if lock(&self.capture).is_none() || !std::mem::take(&mut lock(&self.ship).changed) {
+        if !self.ships() || !std::mem::take(&mut lock(&self.ship).changed) {
             return;
         }
         let mut text = serde_json::to_string_pretty(&self.status_value()).unwrap_or_default();

@@ -139,6 +139,31 @@ impl File {
         Ok(File { file: Kind::Real(file), path: path.to_owned() })
     }
 
+    /// Opens for reading and writing.
+    ///
+    /// # Errors
+    /// `NotFound` when it does not exist.
+    pub fn open_existing(path: &Path) -> Result<File> {
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = simulated_disk() {
+            let file = disk.open(path, false).map_err(|e| Error::io("open", path, e))?;
+            return Ok(File { file: Kind::Simulated(file), path: path.to_owned() });
+        }
+        let file = fs::OpenOptions::new().read(true).write(true).open(path);
+        let file = file.map_err(|e| Error::io("open", path, e))?;
+        Ok(File { file: Kind::Real(file), path: path.to_owned() })
+    }
+
+    /// Whether the path still leads to this very file.
+    pub fn is_in_place(&self) -> bool {
+        let mine = on_file!(self.file,
+            f => f.metadata().map(|m| (m.dev(), m.ino())), f => f.identity());
+        match (mine, stat(&self.path)) {
+            (Ok(mine), Ok(Some(there))) => mine == (there.dev, there.ino),
+            _ => false,
+        }
+    }
+
     /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end.
     ///
     /// # Errors

@@ -58,6 +58,15 @@ pub fn process_id() -> u32 {
     std::process::id()
 }
 
+/// Whether a process of this number exists. Another one may have it by now.
+pub(crate) fn is_alive(process: u32) -> bool {
+    in_world!(world => process == world.process_id());
+    let Some(pid) = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw) else {
+        return false;
+    };
+    !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+}
+
 /// Blocks the calling thread.
 pub fn sleep_blocking(duration: Duration) {
     in_world!(world => world.wait(0, Some(duration)));

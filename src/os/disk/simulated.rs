@@ -71,6 +71,13 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// An injected fault.
     fn len(&self) -> io::Result<u64>;
 
+    /// Device and inode, as [`Disk::stat`] tells them for the file's name until
+    /// another file has it.
+    ///
+    /// # Errors
+    /// An injected fault.
+    fn identity(&self) -> io::Result<(u64, u64)>;
+
     /// Takes an exclusive POSIX lock on the file for the caller's process.
     ///
     /// # Errors

@@ -1,0 +1,168 @@
+//! Who waits for storage, and how a process that does not ship learns that its
+//! commits are there: from the position file and from what the one that ships
+//! recorded.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::capture::Capture;
+use crate::db::{Db, History, Wait, lock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ltx::Txid;
+use crate::shipped::Shipped;
+use crate::tasks;
+
+/// How often a process whose commits wait for another one asks whether that
+/// one still ships.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// How often somebody who waits looks for the acknowledgement.
+const WAIT_SLICES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(20));
+
+impl Db {
+    /// The smallest TXID sure to contain what is committed now; none while
+    /// storage has not told where the chain stands.
+    pub fn txid(&self) -> Option<Txid> {
+        if !self.ships() {
+            return self.txid_elsewhere();
+        }
+        let (trusted, history) = {
+            let ship = lock(&self.ship);
+            (ship.trusted, ship.history.clone())
+        };
+        match history {
+            History::Agreed => Some(self.txid_if_agreed()),
+            History::Unknown if trusted => Some(self.txid_if_agreed()),
+            _ => None,
+        }
+    }
+
+    fn txid_if_agreed(&self) -> Txid {
+        let capture = self.peek();
+        let ship = lock(&self.ship);
+        let open = capture.has_open() || capture.gap().is_some();
+        if self.is_caught_up() && !open { ship.sealed_txid } else { ship.sealed_txid.next() }
+    }
+
+    /// While another process may seal, only what is captured has its TXID.
+    fn txid_elsewhere(&self) -> Option<Txid> {
+        if matches!(lock(&self.ship).history, History::Conflict(_)) {
+            return None;
+        }
+        let mut guard = self.capture();
+        let capture = guard.as_mut()?;
+        if !self.is_caught_up() {
+            self.capture_locked(capture).ok()?;
+        }
+        let position = capture.position();
+        (!position.unknown_chain).then(|| newest(capture))
+    }
+
+    /// The TXID that others have to see stored for this process to be done;
+    /// none when storage has it.
+    pub(crate) fn left_to_others(&self, capture: &Capture) -> Option<Txid> {
+        let txid = newest(capture);
+        let unsure = !self.is_caught_up() || capture.position().unknown_chain;
+        let acked = Shipped::load(&self.vfs_dir()).ok().flatten().map_or(Txid(0), |(t, _)| t);
+        (unsure || acked < txid).then_some(txid)
+    }
+
+    /// Another process ships: while something of this one waits, that one is
+    /// watched.
+    pub(crate) fn watch(&self, txid: Txid) {
+        self.watched.store(txid.0, Ordering::Release);
+        *lock(&self.last_seal) = Some(tasks::now());
+        if let Some(store) = self.store.upgrade() {
+            store.schedule(self.identity, WATCH_PAUSE);
+        }
+    }
+
+    /// The newest TXID that storage is recorded to have.
+    fn acked(&self) -> Result<Txid> {
+        if self.ships() {
+            return Ok(lock(&self.ship).acked);
+        }
+        Ok(Shipped::load(&self.vfs_dir())?.map_or(Txid(0), |(txid, _)| txid))
+    }
+
+    /// Waits until storage has acknowledged everything committed so far.
+    ///
+    /// # Errors
+    /// `Transient` when `timeout` passes first, `Conflict` when nothing is
+    /// shipped because the replica holds another history.
+    pub fn sync(&self, timeout: Wait) -> Result<Txid> {
+        let deadline = tasks::now() + timeout;
+        self.capture_and_seal()?;
+        self.hurry();
+        let (mut target, mut looked) = (None, tasks::now());
+        loop {
+            if target.is_none() {
+                target = self.txid();
+            }
+            let (acked, ships, all) = (self.acked()?, self.ships(), self.is_all_shipped());
+            let ship = lock(&self.ship);
+            let known = !ships || ship.history == History::Agreed;
+            if known && (all || target.is_some_and(|t| acked >= t)) {
+                return Ok(acked);
+            }
+            if let History::Conflict(why) = &ship.history {
+                return Err(Error::new(ErrorKind::Conflict, why.clone()));
+            }
+            let left = deadline.saturating_duration_since(tasks::now());
+            if left.is_zero() {
+                let why = ship.last_error.clone().unwrap_or_else(|| "no answer yet".to_owned());
+                return Err(late(target, &why));
+            }
+            // A full queue makes room only with acknowledgements, each of which signals.
+            let slice = left.min(if ships { WAIT_SLICES.0 } else { WAIT_SLICES.1 });
+            let ship = self.ship_signal.wait_for(&self.ship, ship, slice);
+            // After a failure the shipper's pause decides when to try again.
+            let room = ship.history == History::Agreed
+                && ship.pending.is_empty()
+                && ship.last_error.is_none();
+            drop(ship);
+            if (ships && room) || tasks::now() - looked >= WAIT_SLICES.0 {
+                looked = tasks::now();
+                self.capture_and_seal()?;
+                self.kick_if_shipping();
+            }
+        }
+    }
+
+    /// Starts the shipper if this process ships.
+    fn kick_if_shipping(&self) {
+        if self.ships() {
+            self.kick();
+        }
+    }
+
+    /// Nothing is captured, spooled or on its way that storage has not acknowledged.
+    fn is_all_shipped(&self) -> bool {
+        let capture = self.peek();
+        let rests = !capture.has_open()
+            && capture.gap().is_none()
+            && capture.position().snapshot_pending == Txid(0);
+        self.ships() && rests && lock(&self.ship).pending.is_empty() && self.is_caught_up()
+    }
+
+    /// Everything that this process committed is in storage, as far as it can know.
+    pub(crate) fn is_safe_elsewhere(&self) -> bool {
+        let mut guard = self.capture();
+        guard.as_mut().is_none_or(|capture| self.left_to_others(capture).is_none())
+    }
+}
+
+/// The TXID of the newest captured commit, or of the repair that will have it.
+fn newest(capture: &Capture) -> Txid {
+    let next = capture.open_txid();
+    if capture.has_open() || capture.gap().is_some() { next } else { next.prev() }
+}
+
+fn late(target: Option<Txid>, why: &str) -> Error {
+    Error::new(
+        ErrorKind::Transient,
+        match target {
+            Some(t) => format!("storage has not acknowledged TXID {t} in time: {why}"),
+            None => format!("storage has not answered in time: {why}"),
+        },
+    )
+}
