@@ -339,9 +339,10 @@ impl Db {
     /// the WAL from here (with local state and a gap it does not), and notes what the database looks like, so that it can
     /// be compared with a chain even when the application writes on.
     pub(crate) fn begin_baseline(self: &Arc<Self>) {
-        let trusted = lock(&self.ship).trusted;
         let mut guard = self.capture();
         let Some(capture) = guard.as_mut() else { return };
+        // Not what the shipper knows, which has not looked yet.
+        let trusted = !capture.position().unknown_chain;
         if trusted && capture.gap().is_none() {
             return;
         }
