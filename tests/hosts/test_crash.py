@@ -22,7 +22,7 @@ class Scripts(unittest.TestCase):
         self.script("prefork.py", "15")
 
     def test_programs_without_the_library_write_and_replace(self):
-        self.script("foreign.py", "--pages", "400")
+        self.script("foreign.py", "--pages", "400", "--rounds", "6")
 
 
 if __name__ == "__main__":
