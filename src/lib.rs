@@ -38,5 +38,6 @@ pub mod store;
 mod stream;
 pub mod tasks;
 pub mod wal_reader;
+mod worker;
 
 pub use error::{Error, ErrorKind, Result};

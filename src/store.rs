@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::clock::{Clock, Random};
 use crate::config::DbConfig;
@@ -21,6 +21,7 @@ use crate::pages::page_size_of;
 use crate::probe::Found;
 use crate::sibling::{Sibling, other_page_size};
 use crate::tasks::{self, Handle, Runtime, Signal, Task, Thread};
+use crate::worker::Worker;
 use crate::{probe, replica};
 
 /// Device and inode.
@@ -48,10 +49,8 @@ pub struct Store {
     registry: Mutex<Registry>,
     /// Signalled when a database has gone.
     closed: Signal,
-    worker: Mutex<Worker>,
-    worker_signal: Signal,
+    worker: Worker,
     io: Mutex<Io>,
-    worker_running: AtomicBool,
 }
 
 #[derive(Default)]
@@ -93,8 +92,8 @@ impl Drop for IoUser {
         }
         // Without users the threads are ended, so that an idle process has
         // neither timers nor descriptors of ours.
-        lock(&self.store.worker).rest_io = true;
-        self.store.wake_worker();
+        let store = &self.store;
+        store.worker_told(store.worker.rest_io(|life| store.start_worker(life)));
     }
 }
 
@@ -131,16 +130,6 @@ impl Drop for Waiting {
     }
 }
 
-#[derive(Default)]
-struct Worker {
-    due: BTreeMap<Identity, Instant>,
-    soon: Vec<Identity>,
-    /// The upload threads may have lost their last user.
-    rest_io: bool,
-    stop: bool,
-    thread: Option<Thread>,
-}
-
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
@@ -156,10 +145,8 @@ impl Store {
             random: tasks::random(),
             registry: Mutex::default(),
             closed: Signal::default(),
-            worker: Mutex::default(),
-            worker_signal: Signal::default(),
+            worker: Worker::default(),
             io: Mutex::default(),
-            worker_running: AtomicBool::new(false),
         })
     }
 
@@ -351,7 +338,7 @@ impl Store {
             }
         }
         replica::flush(&db, db.config.close_timeout);
-        lock(&self.worker).due.remove(&identity);
+        self.worker.forget(identity);
         let last = {
             let mut registry = lock(&self.registry);
             registry.databases.remove(&identity);
@@ -379,91 +366,36 @@ impl Store {
     /// Lets the worker capture and seal after `delay`.
     pub(crate) fn schedule(self: &Arc<Self>, identity: Identity, delay: Duration) {
         let due = tasks::now() + delay;
-        {
-            let mut worker = lock(&self.worker);
-            let at = worker.due.entry(identity).or_insert(due);
-            *at = due.min(*at);
-        }
-        self.wake_worker();
+        self.worker_told(self.worker.schedule(identity, due, |life| self.start_worker(life)));
     }
 
     /// Lets the worker capture now, without sealing.
     pub(crate) fn capture_soon(self: &Arc<Self>, identity: Identity) {
-        {
-            let mut worker = lock(&self.worker);
-            if worker.soon.contains(&identity) {
-                return;
-            }
-            worker.soon.push(identity);
-        }
-        self.wake_worker();
+        self.worker_told(self.worker.capture_soon(identity, |life| self.start_worker(life)));
     }
 
-    fn wake_worker(self: &Arc<Self>) {
-        if !self.worker_running.swap(true, Ordering::AcqRel) {
-            self.start_worker();
-        }
-        self.worker_signal.notify_one();
-    }
-
-    fn start_worker(self: &Arc<Self>) {
+    fn start_worker(self: &Arc<Self>, life: u64) -> std::io::Result<Thread> {
         let store = Arc::clone(self);
-        match Thread::spawn("litestream", move || store.work()) {
-            Ok(thread) => {
-                let mut worker = lock(&self.worker);
-                worker.stop = false;
-                worker.thread = Some(thread);
-            }
-            Err(e) => {
-                self.worker_running.store(false, Ordering::Release);
-                self.log(Level::Error, &format!("cannot start the capture thread: {e}"));
-            }
+        Thread::spawn("litestream", move || store.work(life))
+    }
+
+    fn worker_told(&self, told: std::io::Result<()>) {
+        if let Err(e) = told {
+            self.log(Level::Error, &format!("cannot start the capture thread: {e}"));
         }
     }
 
-    fn work(&self) {
-        loop {
-            let (captures, seals, rest_io) = {
-                let mut worker = lock(&self.worker);
-                loop {
-                    if worker.stop {
-                        return;
-                    }
-                    let now = tasks::now();
-                    let captures = std::mem::take(&mut worker.soon);
-                    let seals: Vec<Identity> = worker
-                        .due
-                        .iter()
-                        .filter(|(_, at)| **at <= now)
-                        .map(|(id, _)| *id)
-                        .collect();
-                    for id in &seals {
-                        worker.due.remove(id);
-                    }
-                    let rest_io = std::mem::take(&mut worker.rest_io);
-                    if !captures.is_empty() || !seals.is_empty() || rest_io {
-                        break (captures, seals, rest_io);
-                    }
-                    let next = worker.due.values().min().copied();
-                    worker = match next {
-                        Some(at) => self.worker_signal.wait_for(
-                            &self.worker,
-                            worker,
-                            at.saturating_duration_since(now),
-                        ),
-                        None => self.worker_signal.wait(&self.worker, worker),
-                    };
-                }
-            };
-            if rest_io {
+    fn work(&self, life: u64) {
+        while let Some(work) = self.worker.next(life) {
+            if work.rest_io {
                 self.rest_io();
             }
-            for id in captures {
+            for id in work.captures {
                 if let Some(db) = self.find(id) {
                     self.guarded(&db, || db.capture_only());
                 }
             }
-            for id in seals {
+            for id in work.seals {
                 if let Some(db) = self.find(id) {
                     self.guarded(&db, || self.seal(&db));
                 }
@@ -570,33 +502,9 @@ impl Store {
             io.generation += 1;
             io.runtime.take()
         };
-        self.stop_worker();
+        self.worker_told(self.worker.stop(|life| self.start_worker(life)));
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(Duration::from_secs(1));
-        }
-    }
-
-    fn stop_worker(self: &Arc<Self>) {
-        let thread = {
-            let mut worker = lock(&self.worker);
-            worker.stop = true;
-            worker.soon.clear();
-            worker.rest_io = false;
-            worker.thread.take()
-        };
-        self.worker_signal.notify_all();
-        if let Some(thread) = thread {
-            thread.join();
-        }
-        self.worker_running.store(false, Ordering::Release);
-        let again = {
-            let mut worker = lock(&self.worker);
-            worker.stop = false;
-            !worker.due.is_empty() || !worker.soon.is_empty()
-        };
-        // A database that was opened meanwhile counts on the worker.
-        if again {
-            self.wake_worker();
         }
     }
 }

@@ -14,7 +14,8 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+pub(crate) use std::sync::Mutex;
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -110,12 +111,6 @@ impl Signal {
             Ok((guard, _)) => guard,
             Err(poisoned) => poisoned.into_inner().0,
         }
-    }
-
-    /// Wakes one of those who wait.
-    pub(crate) fn notify_one(&self) {
-        in_world!(world => world.wake(self.key()));
-        self.0.notify_one();
     }
 
     /// Wakes all who wait.
