@@ -108,12 +108,8 @@ impl Pages {
 
     /// The state of the database file when no journal says that it is in use.
     pub(crate) fn at_rest(db: &Db) -> Result<Option<FileStat>> {
-        let mut journal = db.path.clone().into_os_string();
-        journal.push("-journal");
-        for beside in [db.wal_path.as_path(), std::path::Path::new(&journal)] {
-            if disk::stat(beside)?.is_some_and(|s| s.size > 0) {
-                return Ok(None);
-            }
+        if disk::stat(&db.wal_path)?.is_some_and(|s| s.size > 0) || db.journal_is_hot() {
+            return Ok(None);
         }
         disk::stat(&db.path)
     }

@@ -86,6 +86,13 @@ pub(crate) const FUNCTIONS: &[Function] = &[
         run: lag,
     },
     Function {
+        name: "litestream_checksum",
+        arguments: &[0, 1],
+        schema_at: Some(0),
+        has_effects: false,
+        run: checksum,
+    },
+    Function {
         name: "litestream_sync",
         arguments: &[0, 1, 2],
         schema_at: Some(1),
@@ -187,6 +194,12 @@ fn status(call: &Call<'_>) -> Outcome {
 fn txid(call: &Call<'_>) -> Outcome {
     let known = call.db().and_then(Db::txid);
     Ok(known.map_or(Answer::Null, |txid| Answer::Text(txid.to_string())))
+}
+
+/// Litestream's checksum of the database at the acknowledged transaction.
+fn checksum(call: &Call<'_>) -> Outcome {
+    let known = call.db().and_then(Db::replicated_checksum);
+    Ok(known.map_or(Answer::Null, |(_, sum)| Answer::Text(format!("{sum:016x}"))))
 }
 
 fn lag(call: &Call<'_>) -> Outcome {

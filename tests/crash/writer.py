@@ -32,13 +32,19 @@ class Writer:
 
     def open(self, settings):
         db = connect(self.path, wal=False, **self.parameters)
-        for pragma in ("page_size", "auto_vacuum", "locking_mode"):
+        self.locking_modes = settings["locking_modes"]
+        self.journal_modes = settings["journal_modes"]
+        self.switches = len(self.locking_modes) + len(self.journal_modes) > 2
+        for pragma in ("page_size", "auto_vacuum"):
             db.execute(f"PRAGMA {pragma}={settings[pragma]}").fetchall()
-        db.execute("PRAGMA journal_mode=WAL").fetchall()
+        locking = self.random.choice(self.locking_modes)
+        db.execute(f"PRAGMA locking_mode={locking}").fetchall()
+        journal = self.random.choice(self.journal_modes)
+        db.execute(f"PRAGMA journal_mode={journal}").fetchall()
         db.execute(f"PRAGMA synchronous={settings['synchronous']}")
         db.execute(f"PRAGMA wal_autocheckpoint={settings['wal_autocheckpoint']}")
         db.execute("PRAGMA cache_size=20")
-        self.exclusive = settings["locking_mode"] == "EXCLUSIVE"
+        self.exclusive = locking == "EXCLUSIVE"
         if not scalar(db, "SELECT count(*) FROM sqlite_master"):
             db.execute("BEGIN")
             for statement in filter(str.strip, SCHEMA.split(";")):
@@ -151,6 +157,19 @@ class Writer:
             self.db.execute(f"PRAGMA wal_checkpoint({kind})").fetchall()
             self.db.execute("PRAGMA busy_timeout=20000")
 
+    def switch(self):
+        """Another journal mode, or another locking mode."""
+        self.close_reader()
+        if self.random.random() < 0.7:
+            mode = self.random.choice(self.journal_modes)
+            self.db.execute(f"PRAGMA journal_mode={mode}").fetchall()
+            return
+        locking = self.random.choice(self.locking_modes)
+        got = scalar(self.db, f"PRAGMA locking_mode={locking}")
+        self.exclusive = got == "exclusive"
+        # The lock is given back by the next read.
+        self.db.execute("SELECT count(*) FROM log").fetchall()
+
     def acknowledge(self):
         n = self.n
         scalar(self.db, "SELECT litestream_sync(5000)")
@@ -158,7 +177,7 @@ class Writer:
 
     def toggle_reader(self):
         """A second connection that pins an old state of the WAL for a while."""
-        if self.exclusive:
+        if self.exclusive or scalar(self.db, "PRAGMA journal_mode") != "wal":
             return
         if self.reader:
             self.close_reader()
@@ -174,8 +193,8 @@ class Writer:
 
     def run(self):
         steps = [self.transaction, self.rollback, self.savepoint, self.maintain,
-                 self.toggle_reader, self.acknowledge]
-        weights = [80, 4, 5, 6, 3, 2]
+                 self.toggle_reader, self.acknowledge, self.switch]
+        weights = [80, 4, 5, 6, 3, 2, 2 if self.switches else 0]
         while time.monotonic() < self.end:
             self.random.choices(steps, weights)[0]()
         self.close_reader()
