@@ -1,0 +1,414 @@
+//! One seed: a plan, the processes, what happens to them, and the checks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::disk::{Fault, Place, Trouble};
+use crate::image::Image;
+use crate::oracle::{self, Oracle};
+use crate::restore;
+use crate::rng::Rng;
+use crate::storage::{Faults, Storage};
+use crate::workload::{Control, Session};
+use crate::world::{Pace, World, locked};
+
+/// The database of every seed.
+pub const DATABASE: &str = "/data/app.db";
+/// How long the chain may take to converge when nothing goes wrong any more.
+const CALM: Duration = Duration::from_secs(600);
+
+/// What a seed does.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Commits after which it ends.
+    pub commits: u64,
+    /// Bytes of a page.
+    pub page_size: u32,
+    /// `PRAGMA auto_vacuum`.
+    pub auto_vacuum: u32,
+    /// Values of `PRAGMA synchronous` that connections draw from.
+    pub synchronous: &'static [&'static str],
+    /// Rows that the table grows to.
+    pub rows: i64,
+    /// Actions between open and close.
+    pub actions_per_session: u64,
+    /// Longest pause between actions, microseconds.
+    pub think_us_max: u64,
+    /// Connections of a process.
+    pub connections: u64,
+    /// Processes with the library at once.
+    pub processes: u64,
+    /// Writers without the library, now and then.
+    pub foreigners: bool,
+    /// The power may fail.
+    pub power: bool,
+    /// The library's own directory may be in trouble.
+    pub spool_trouble: bool,
+    /// SQLite's files may be in trouble.
+    pub host_trouble: bool,
+    /// Faults of storage.
+    pub storage: Faults,
+    options: String,
+}
+
+impl Plan {
+    /// What `seed` does, with `commits` commits.
+    pub fn new(seed: u64, commits: u64) -> Plan {
+        let mut rng = Rng::new(seed ^ 0x9_1a17);
+        let p = |rng: &mut Rng| rng.pick(&[0, 0, 10, 50, 150]);
+        let storage = Faults {
+            refused: p(&mut rng),
+            ambiguous: p(&mut rng),
+            late: p(&mut rng),
+            duplicated: p(&mut rng),
+            lost: p(&mut rng) / 5,
+            truncated: p(&mut rng),
+            stale: 0,
+        };
+        let interval = rng.pick(&["0", "10ms", "100ms", "1s", "1s"]);
+        let form = rng.pick(&["block", "frame"]);
+        let spool = rng.pick(&["64KiB", "1MiB", "1GiB", "1GiB"]);
+        Plan {
+            seed,
+            commits,
+            page_size: rng.pick(&[512, 1024, 4096, 4096]),
+            auto_vacuum: rng.pick(&[0, 0, 1, 2]),
+            synchronous: rng.pick(&[&["NORMAL"][..], &["FULL"], &["NORMAL", "FULL"]]),
+            rows: rng.pick(&[20, 100, 300]),
+            actions_per_session: rng.pick(&[5, 50, 500]),
+            think_us_max: rng.pick(&[0, 1_000, 20_000]),
+            connections: rng.pick(&[1, 1, 2, 3]),
+            processes: 1,
+            foreigners: false,
+            power: false,
+            spool_trouble: false,
+            host_trouble: false,
+            storage,
+            options: format!("sync_interval={interval}&page_format={form}&spool_bytes_max={spool}"),
+        }
+    }
+
+    /// The URI of the replicated database.
+    pub fn uri(&self) -> String {
+        format!(
+            "file:{DATABASE}?vfs=litestream&replica_url=sim%3A%2F%2Fbucket%2Fapp&{}",
+            self.options
+        )
+    }
+
+    /// The URI of the database for a process without the library.
+    pub fn plain_uri(&self) -> String {
+        format!("file:{DATABASE}?vfs=host")
+    }
+
+    /// Whether SQLite's own files fail at times.
+    pub fn is_troubled(&self, _: &World) -> bool {
+        self.host_trouble
+    }
+}
+
+/// What a seed did.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// States that SQLite committed.
+    pub commits: u64,
+    /// Faults that happened, by name.
+    pub faults: BTreeMap<String, u64>,
+    /// Files in storage.
+    pub files: u64,
+    /// States restored and compared.
+    pub restores: u64,
+    /// Comparisons with plain SQLite.
+    pub checks: u64,
+    /// Tells one run from another.
+    pub hash: u64,
+    /// What should not be.
+    pub failure: Option<String>,
+    /// The end of its story.
+    pub story: Vec<String>,
+}
+
+struct Process {
+    number: u32,
+    control: Arc<Control>,
+}
+
+struct Driver {
+    world: Arc<World>,
+    plan: Plan,
+    rng: Rng,
+    processes: Vec<Process>,
+    faults: BTreeMap<String, u64>,
+}
+
+/// Runs one seed.
+pub fn run(plan: &Plan) -> Report {
+    litestream_vfs::simulation::reset_randomness();
+    let mut rng = Rng::new(plan.seed ^ 0xd21e);
+    let pace = Pace {
+        switch_one_in: rng.pick(&[2, 8, 32, 128]),
+        step_ns_max: rng.pick(&[500, 2_000, 20_000]),
+        fsync_us_max: rng.pick(&[50, 1_000, 10_000]),
+    };
+    let latency = rng.pick(&[200, 2_000, 50_000, 300_000]);
+    let mut storage = Storage::new(plan.seed ^ 0x5702, latency);
+    storage.faults = plan.storage;
+    let world = World::new(plan.seed, pace, storage, Oracle::new(DATABASE));
+    world.enter();
+    world.tell(&format!("seed {}: {plan:?} {pace:?} latency {latency} us", plan.seed));
+    let mut driver = Driver {
+        world: Arc::clone(&world),
+        plan: plan.clone(),
+        rng,
+        processes: Vec::new(),
+        faults: BTreeMap::new(),
+    };
+    driver.run();
+    driver.finish()
+}
+
+impl Driver {
+    fn start_process(&mut self, with_library: bool) {
+        let number = self.world.new_process();
+        let control = Arc::new(Control::default());
+        self.world.tell(&format!("process p{number} starts, library: {with_library}"));
+        for n in 0..self.plan.connections {
+            let seed = self.rng.next();
+            let session =
+                Session::new(&self.world, self.plan.clone(), &control, seed, with_library);
+            self.world.start(number, &format!("app-{n}"), move || session.run());
+        }
+        self.processes.push(Process { number, control });
+    }
+
+    fn commits(&self) -> u64 {
+        locked(&self.world.oracle).commits() as u64
+    }
+
+    fn fault(&mut self, name: &str) {
+        *self.faults.entry(name.to_owned()).or_default() += 1;
+    }
+
+    fn run(&mut self) {
+        let mut incidents = self.plan.commits / 60;
+        while self.commits() < self.plan.commits && self.world.failure().is_none() {
+            while (self.processes.len() as u64) < self.plan.processes {
+                self.start_process(true);
+            }
+            // Incidents are spread over the commits, not over time.
+            let until = self.commits() + self.rng.range(10, 110);
+            let mut patience = 20_000;
+            while self.commits() < until && patience > 0 && self.world.failure().is_none() {
+                self.world.sleep(Duration::from_micros(self.rng.range(100, 20_000)));
+                patience -= 1;
+            }
+            if self.world.failure().is_some() {
+                break;
+            }
+            oracle::verify(&self.world);
+            if incidents > 0 {
+                incidents -= 1;
+                self.incident();
+            }
+        }
+    }
+
+    fn incident(&mut self) {
+        match self.rng.range(0, 10) {
+            0..4 => self.crash(),
+            4 => self.stop_one(false),
+            5 => self.stop_one(true),
+            6 => self.outage(),
+            7 if self.plan.power => self.power_loss(),
+            8 if self.plan.spool_trouble => self.trouble(Place::Spool),
+            9 if self.plan.host_trouble => self.trouble(Place::Host),
+            _ => {}
+        }
+    }
+
+    fn crash(&mut self) {
+        if self.processes.is_empty() {
+            return;
+        }
+        let at = self.rng.range(0, self.processes.len() as u64) as usize;
+        let process = self.processes.swap_remove(at);
+        self.fault("kill -9");
+        self.world.kill(process.number);
+        if self.processes.is_empty() {
+            oracle::resume(&self.world);
+        }
+    }
+
+    /// A process ends as it should, or exits with its connections open.
+    fn stop_one(&mut self, flushes: bool) {
+        if self.processes.is_empty() {
+            return;
+        }
+        let at = self.rng.range(0, self.processes.len() as u64) as usize;
+        let process = self.processes.swap_remove(at);
+        if flushes {
+            self.fault("exit without close");
+            self.world.tell(&format!("p{} exits", process.number));
+            self.world.start(process.number, "exit", litestream_vfs::simulation::exit_process);
+            self.world.sleep(Duration::from_millis(self.rng.range(0, 6_000)));
+            self.world.kill(process.number);
+        } else {
+            self.world.tell(&format!("p{} is asked to stop", process.number));
+            self.end(&process);
+        }
+        if self.processes.is_empty() {
+            oracle::resume(&self.world);
+        }
+    }
+
+    /// Waits for a process to close its connections, then ends it.
+    fn end(&mut self, process: &Process) {
+        process.control.stop.store(true, Ordering::SeqCst);
+        let mut patience = 60_000;
+        while self.world.is_running(process.number) && patience > 0 {
+            self.world.sleep(Duration::from_millis(10));
+            patience -= 1;
+        }
+        if patience == 0 {
+            self.world.fail(&format!("p{} does not end", process.number));
+        }
+        self.world.kill(process.number);
+    }
+
+    fn outage(&mut self) {
+        self.fault("outage");
+        self.world.tell("storage is away");
+        locked(&self.world.storage).outage = true;
+        let until = self.commits() + self.rng.range(1, 100);
+        let mut patience = 5_000;
+        while self.commits() < until && patience > 0 && self.world.failure().is_none() {
+            self.world.sleep(Duration::from_micros(self.rng.range(100, 20_000)));
+            patience -= 1;
+        }
+        locked(&self.world.storage).outage = false;
+        self.world.tell("storage is back");
+    }
+
+    fn power_loss(&mut self) {
+        self.fault("power loss");
+        let numbers: Vec<u32> = self.processes.drain(..).map(|p| p.number).collect();
+        self.world.power_loss(&numbers);
+        oracle::resume(&self.world);
+    }
+
+    fn trouble(&mut self, place: Place) {
+        let trouble = self.rng.pick(&[Trouble::Full, Trouble::Broken]);
+        let one_in = self.rng.pick(&[1, 2, 10]);
+        self.fault("disk trouble");
+        self.world.tell(&format!("trouble: {trouble:?} at {place:?}, one in {one_in}"));
+        locked(&self.world.disk).fault = Some(Fault { trouble, place, one_in });
+        self.world.sleep(Duration::from_millis(self.rng.range(1, 3_000)));
+        locked(&self.world.disk).fault = None;
+        self.world.tell("the disk is well again");
+    }
+
+    /// No more faults: everything committed must come to storage.
+    fn converge(&mut self) {
+        self.world.tell("no more faults");
+        locked(&self.world.storage).faults = Faults::default();
+        for process in std::mem::take(&mut self.processes) {
+            self.end(&process);
+        }
+        oracle::resume(&self.world);
+        let number = self.world.new_process();
+        let control = Arc::new(Control::default());
+        let mut plan = self.plan.clone();
+        plan.connections = 1;
+        let session = Session::new(&self.world, plan, &control, self.rng.next(), true);
+        self.world.tell(&format!("process p{number} is the last"));
+        self.world.start(number, "last", move || session.settle());
+        let mut waited = Duration::ZERO;
+        while self.world.is_running(number) && waited < CALM {
+            let nap = Duration::from_millis(50);
+            self.world.sleep(nap);
+            waited += nap;
+        }
+        self.world.kill(number);
+        oracle::verify(&self.world);
+        let (oracle, storage) = (locked(&self.world.oracle), locked(&self.world.storage));
+        let stored = storage.newest().map(|l| l.place + 1).unwrap_or(0);
+        let behind = oracle.commits() - stored;
+        drop((oracle, storage));
+        if behind > 0 {
+            self.world.fail(&format!("{behind} commits never came to storage"));
+        }
+    }
+
+    fn finish(mut self) -> Report {
+        if self.world.failure().is_none() {
+            self.converge();
+        }
+        for process in std::mem::take(&mut self.processes) {
+            self.world.kill(process.number);
+        }
+        // Requests under way in the network arrive.
+        self.world.sleep(Duration::from_secs(60));
+        let restores = if self.world.failure().is_none() { self.restores() } else { 0 };
+        let world = &self.world;
+        let (mut faults, disk_faults) = (self.faults, locked(&world.disk).faults_hit);
+        {
+            let storage = locked(&world.storage);
+            for (name, n) in &storage.hit {
+                faults.insert((*name).to_owned(), *n);
+            }
+        }
+        if disk_faults > 0 {
+            faults.insert("disk write failed".to_owned(), disk_faults);
+        }
+        let (commits, checks) = {
+            let oracle = locked(&world.oracle);
+            (oracle.commits() as u64, oracle.checks())
+        };
+        let files = locked(&world.storage).links().len() as u64;
+        let report = Report {
+            seed: self.plan.seed,
+            commits,
+            faults,
+            files,
+            restores,
+            checks,
+            hash: world.hash(),
+            failure: world.failure(),
+            story: world.story(usize::MAX / 2),
+        };
+        world.leave();
+        report
+    }
+
+    /// Restores some states as the command line would, and looks at them.
+    fn restores(&mut self) -> u64 {
+        let (links, objects) = {
+            let storage = locked(&self.world.storage);
+            (storage.links().to_vec(), storage.objects())
+        };
+        let mut wanted: Vec<usize> =
+            (0..8).map(|_| self.rng.range(0, links.len().max(1) as u64) as usize).collect();
+        wanted.push(links.len().saturating_sub(1));
+        let mut done = 0;
+        for link in wanted.iter().filter_map(|&i| links.get(i)) {
+            match restore::at(&objects, link.txid) {
+                Ok((bytes, page_size)) => {
+                    let image = Image::of(&bytes, page_size);
+                    if image.digest() != link.digest {
+                        self.world.fail(&format!("TXID {} restores to another state", link.txid));
+                    }
+                    done += 1;
+                }
+                Err(why) => self.world.fail(&format!("TXID {}: {why}", link.txid)),
+            }
+        }
+        // Every file was laid over its predecessors when it arrived.
+        done + links.len() as u64
+    }
+}
