@@ -532,6 +532,10 @@ impl DiskFile for OpenFile {
         Ok(disk.inode(self.ino).live.len() as u64)
     }
 
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        Ok((7, self.ino))
+    }
+
     fn try_lock(&self) -> io::Result<bool> {
         let world = step()?;
         let process = world.process();
