@@ -1,13 +1,15 @@
 """Journal modes other than WAL: every commit reaches the replica, byte for byte."""
 
+import random
 import sqlite3
 import textwrap
+import time
 import unittest
 
 from base import HostCase
 from lab import paths
-from lab.child import hear, kill
-from lab.replica import file_hash, integrity
+from lab.child import finish, hear, kill
+from lab.replica import FileReplica, file_hash, integrity
 
 MODES = ("DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF")
 
@@ -177,7 +179,6 @@ class Rollback(HostCase):
                     db.close()
                 """, SECOND=second, DIR=self.dir, MODE=mode)
                 self.oracle()
-                from lab.replica import FileReplica
                 self.oracle(second, FileReplica(self.dir / "second"))
 
     def test_an_existing_database_gets_its_first_snapshot_while_it_is_written(self):
@@ -277,6 +278,83 @@ class Foreign(HostCase):
                     self.oracle()
                 else:
                     self.assertEqual(file_hash(self.restored(paths.OURS, "-integrity-check", "none")), file_hash(self.db))
+
+
+WRITER = work("""
+    db = connect(PATH, wal=False, **PARAMS, sync_interval="20ms")
+    db.execute("PRAGMA synchronous=OFF")
+    say(ready=True)
+    rng = random.Random(SEED)
+    end = time.monotonic() + SECONDS
+    n = 0
+    while time.monotonic() < end:
+        if rng.random() < SWITCH:
+            db.execute("PRAGMA busy_timeout=100")
+            try:
+                db.execute(f"PRAGMA journal_mode={rng.choice(MODES)}").fetchall()
+            except sqlite3.OperationalError:
+                pass
+            db.execute("PRAGMA busy_timeout=20000")
+        commit(db, rng)
+        n += 1
+    say(commits=n, status=status(db))
+    db.close()
+""")
+
+
+class Several(HostCase):
+    """Several processes on one database at once."""
+
+    def create(self, mode):
+        self.host(f"""
+            db = connect(PATH, wal=False, **PARAMS)
+            db.execute("PRAGMA journal_mode={mode}")
+            db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+            db.close()
+        """)
+
+    def writers(self, count, seconds, switch=0.0, seed=0):
+        started = [
+            self.start(WRITER, SEED=seed * 100 + n, SECONDS=seconds, SWITCH=switch,
+                       MODES=["DELETE", "TRUNCATE", "PERSIST", "WAL"])
+            for n in range(count)
+        ]
+        for process in started:
+            hear(process)
+        return started
+
+    def test_four_writers(self):
+        for mode in ("DELETE", "PERSIST"):
+            with self.subTest(mode=mode):
+                self.setUp()
+                self.create(mode)
+                said = [finish(p) for p in self.writers(4, 3)]
+                self.assertTrue(all(s["commits"] for s in said))
+                self.assertEqual([s["status"]["gaps"] for s in said], [{}] * 4)
+                self.oracle()
+
+    def test_writers_that_switch_the_journal_mode(self):
+        self.create("DELETE")
+        said = [finish(p) for p in self.writers(3, 5, switch=0.1)]
+        self.assertEqual([s["status"]["gaps"] for s in said], [{}] * 3)
+        self.oracle()
+
+    def test_writers_that_are_killed(self):
+        self.create("DELETE")
+        rng = random.Random(5)
+        for number in range(6):
+            writers = self.writers(3, 60, switch=0.05, seed=number)
+            time.sleep(rng.uniform(0.2, 1.5))
+            kill(writers.pop(rng.randrange(3)))
+            time.sleep(rng.uniform(0.0, 1.0))
+            [kill(w) for w in writers]
+        self.host("""
+            db = connect(PATH, wal=False, **PARAMS)
+            db.execute("INSERT OR REPLACE INTO t VALUES(1, 'last')")
+            sync(db, 30000)
+            db.close()
+        """)
+        self.oracle()
 
 
 if __name__ == "__main__":
