@@ -28,10 +28,10 @@ def compile_program(name, libraries=("-lsqlite3", "-lpthread")):
 class Run:
     """One run in a directory of its own: `arguments` are those of commitbench after the extension."""
 
-    def __init__(self, bench, extension, arguments=(), writers=1):
+    def __init__(self, bench, extension, arguments=(), writers=1, parent=None):
         self.bench, self.extension, self.writers = bench, extension, writers
         self.arguments = [str(word) for word in arguments]
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="litestream-bench-"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="litestream-bench-", dir=parent))
         self.db = self.dir / "bench.db"
         self.replica = FileReplica(self.dir / "replica")
 
