@@ -336,16 +336,17 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
 
 impl Db {
     /// At the first read after an open without local state: starts to follow
-    /// the WAL from here (with local state and a gap it does not), and notes what the database looks like, so that it can
-    /// be compared with a chain even when the application writes on.
+    /// the WAL from here, and notes what the database looks like, so that it can
+    /// be compared with a chain even when the application writes on. Only the
+    /// record tells whether there is local state: another process can have begun
+    /// it a moment ago, and what follows already is never begun again.
     pub(crate) fn begin_baseline(self: &Arc<Self>) {
         let mut guard = self.capture();
         let Some(capture) = guard.as_mut() else { return };
-        // Not what the shipper knows, which has not looked yet.
-        let trusted = !capture.position().unknown_chain;
-        if trusted && capture.gap().is_none() {
+        if capture.gap().is_none() {
             return;
         }
+        let trusted = !capture.position().unknown_chain;
         let pages = match Pages::pin(self) {
             Ok(pages) => pages,
             Err(e) => {
