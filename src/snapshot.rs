@@ -309,6 +309,10 @@ fn follow(db: &Arc<Db>) -> Result<Followed> {
     if pages.header.n_page == 0 {
         return Ok(Followed::Not);
     }
+    // Asked only now: what was opened by its path is the right file.
+    if db.stop_if_moved() {
+        return Ok(Followed::Not);
+    }
     sibling::refuse_other(db, pages.header.page_size)?;
     Sibling::settle(&db.vfs_dir(), &db.config.replica_url, db.owner)?;
     let txid = lock(&db.ship).acked.next();

@@ -97,12 +97,30 @@ impl Drop for IoUser {
     }
 }
 
+/// Through a hard link SQLite would keep a second WAL for the same file.
+fn two_names(request: &OpenRequest, db: &Db) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "{} is the same file as {}, which is open under that name: SQLite would keep a journal \
+             for each name and damage it; open it by one name",
+            request.path.display(),
+            db.path().display()
+        ),
+    )
+}
+
 /// In one meta directory two databases would overwrite each other's spool.
 fn refuse_shared_meta_dir(registry: &Registry, request: &OpenRequest) -> Result<()> {
     let real = |dir: &Path| disk::canonical(dir).unwrap_or_else(|_| dir.to_owned());
     let mine = real(&meta_dir(&request.path, &request.config)?);
     match registry.databases.values().find(|db| real(&db.meta_dir) == mine) {
         None => Ok(()),
+        // What is open there is no longer the file at the path.
+        Some(other) if other.has_moved() => {
+            other.let_go();
+            Ok(())
+        }
         Some(other) => Err(Error::new(
             ErrorKind::Conflict,
             format!(
@@ -207,7 +225,8 @@ impl Store {
         let mine = canonical_identity(path).ok().map(|s| (s.dev, s.ino));
         let registry = lock(&self.registry);
         for (identity, db) in &registry.databases {
-            if Some(*identity) != mine && db.client.identity() == client.identity() {
+            let other = Some(*identity) != mine && db.client.identity() == client.identity();
+            if other && !db.has_moved() {
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     format!(
@@ -239,6 +258,9 @@ impl Store {
             registry = self.closed.wait(&self.registry, registry);
         }
         if let Some(db) = registry.databases.get(&identity) {
+            if db.wal_path != request.wal_path {
+                return Err(two_names(&request, db));
+            }
             if db.client.identity() != client.identity() {
                 return Err(Error::new(
                     ErrorKind::Conflict,

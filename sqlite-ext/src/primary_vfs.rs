@@ -66,6 +66,7 @@ pub(crate) struct Replicated {
     path: Vec<u8>,
     config: DbConfig,
     name_address: usize,
+    exists: bool,
 }
 
 /// Decides about the open of a main database.
@@ -116,9 +117,16 @@ fn decide(request: OpenRequest) -> Result<Plan, String> {
     if !exists && flags & SQLITE_OPEN_CREATE == 0 {
         return Ok(host);
     }
-    runtime::store().before_open(path, &found.config, !exists).map_err(|e| e.to_string())?;
-    let replicated =
-        Replicated { path: request.path, config: found.config, name_address: request.name_address };
+    if !exists {
+        // A file that must not be, because storage has it, is not created first.
+        runtime::store().before_open(path, &found.config, true).map_err(|e| e.to_string())?;
+    }
+    let replicated = Replicated {
+        path: request.path,
+        config: found.config,
+        name_address: request.name_address,
+        exists,
+    };
     Ok(Plan::Replicate { flags, replicated: Box::new(replicated) })
 }
 
@@ -146,6 +154,14 @@ impl Replicated {
     /// `SQLITE_CANTOPEN`, with the reason in the thread's last error and the log.
     pub(crate) fn open(self, vfs: HostVfs) -> Result<MainFile, i32> {
         let as_path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+        let checked = if self.exists {
+            runtime::store().before_open(&as_path(&self.path), &self.config, false)
+        } else {
+            Ok(())
+        };
+        if let Err(e) = checked {
+            return Err(refuse(&self.path, &e.to_string()));
+        }
         let request = litestream::store::OpenRequest {
             path: as_path(&self.path),
             wal_path: as_path(&registry::wal_name(&self.path)),

@@ -84,6 +84,9 @@ impl Db {
         let mut pause = LOCK_PAUSES.0;
         loop {
             let mut guard = lock(&self.capture);
+            if self.has_let_go() {
+                return Held { guard, held: false };
+            }
             let found = guard.try_acquire();
             self.tell_notes(&mut guard);
             match found {
@@ -124,11 +127,7 @@ impl Db {
         }
         guard.let_go();
         self.set_error(match stranger {
-            Stranger::Database => format!(
-                "{} was replaced while it was open: what is written through the old file is not \
-                 replicated; close and open it again",
-                self.path.display()
-            ),
+            Stranger::Database => self.moved_text(),
             Stranger::Replica => format!(
                 "another process replicates {} to another URL than {}: give all of them one URL",
                 self.path.display(),
@@ -236,6 +235,9 @@ impl Db {
         let mut slot = lock(&self.shipper);
         if slot.is_some() {
             return Ok(true);
+        }
+        if self.has_let_go() {
+            return Ok(false);
         }
         let Some(file) = self.lock_shipper()? else {
             self.counters.bystander.store(true, Ordering::Relaxed);

@@ -8,6 +8,7 @@
 mod client;
 mod hold;
 mod hooks;
+mod moved;
 mod open;
 mod pin;
 mod rollback;
@@ -76,6 +77,8 @@ pub struct Db {
     in_wal: AtomicBool,
     /// Connections of this process that hold the write lock outside WAL mode.
     writers: AtomicUsize,
+    /// The meta directory belongs to a database that took the path.
+    let_go: AtomicBool,
     /// The first read after the open was seen.
     started: AtomicBool,
     faulted: AtomicBool,
@@ -191,6 +194,7 @@ impl Db {
     /// A gap is no error here: it makes the shipper take a snapshot.
     pub(crate) fn capture_locked(&self, capture: &mut Capture) -> Result<()> {
         let note = self.note.load(Ordering::SeqCst);
+        self.stop_if_moved();
         if matches!(lock(&self.ship).history, History::Conflict(_)) {
             // Nothing will be shipped: the WAL need not wait and the spool not grow.
             self.captured.store(note, Ordering::Release);

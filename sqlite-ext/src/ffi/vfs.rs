@@ -247,11 +247,18 @@ unsafe fn open_main(
         // SAFETY: the arguments of xOpen, with flags that the plan narrowed.
         return unsafe { open_by_host(vfs, name, file, flags, out) };
     };
+    let mut got = 0;
+    let out = if out.is_null() { &raw mut got } else { out };
     // SAFETY: our szOsFile leaves room for the host's file behind HOST_OFFSET.
     unsafe {
         let rc = open_host_part(vfs, name, file, flags, out);
         if rc != SQLITE_OK {
             return rc;
+        }
+        if *out & SQLITE_OPEN_READONLY != 0 {
+            // The file cannot be written, so nothing can be committed: the host's alone.
+            close_host_part(file);
+            return open_by_host(vfs, name, file, flags, out);
         }
         // A panic here must not leave the host's file open.
         match guarded(Err(SQLITE_CANTOPEN), || replicated.open(host_of(vfs))) {
