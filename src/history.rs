@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use crate::capture::Gap;
+use crate::capture::{Capture, Gap};
 use crate::db::{Db, History, Pending, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ledger::{self, Builder, Sums};
 use crate::log::Level;
 use crate::ltx::{HEADER_SIZE, Header, Pgno, Txid, page_checksum};
-use crate::pages::Pages;
+use crate::pages::{Origin, Pages};
 use crate::plan::{Target, calc_restore_plan, list_levels};
 use crate::replica::{acknowledge, conflict, prepared_equals, stored_header_is};
 use crate::replica_client::{FileId, FileInfo, ReplicaClient, SNAPSHOT_LEVEL};
@@ -373,6 +373,54 @@ impl Db {
         });
         *lock(&self.baseline) = task.ok();
     }
+
+    /// At an open without local state beside a chain in storage: notes what a
+    /// database outside WAL mode looks like, in the caller's thread. A read lock
+    /// in the background would be in the way of its first commit.
+    pub(crate) fn begin_baseline_at_rest(self: &Arc<Self>) {
+        match self.try_baseline_at_rest() {
+            Ok(Some(found)) => {
+                let Some(store) = self.store.upgrade() else { return };
+                *lock(&self.baseline) = store.spawn_blocking(move || Some(found)).ok();
+            }
+            Ok(None) => {}
+            Err(e) => {
+                self.log(Level::Debug, &format!("no baseline: {e}"));
+                // Without one the shipper compares later.
+                if let Some(capture) = self.capture().as_mut() {
+                    let _ = capture.declare_gap(Gap::First);
+                }
+            }
+        }
+    }
+
+    fn try_baseline_at_rest(self: &Arc<Self>) -> Result<Option<Baseline>> {
+        if snapshot::in_wal_mode(self)? {
+            return Ok(None);
+        }
+        let mut guard = self.capture();
+        let Some(capture) = guard.as_mut() else { return Ok(None) };
+        if capture.gap().is_none() || !capture.position().unknown_chain {
+            return Ok(None);
+        }
+        let pages = follow_at_rest(self, capture)?;
+        drop(guard);
+        checksums(self, pages).map(Some)
+    }
+}
+
+/// Follows from the database file as it is; the pages fail if it is written
+/// while they are read.
+fn follow_at_rest(db: &Arc<Db>, capture: &mut Capture) -> Result<Pages> {
+    let pages = Pages::closed(db)?;
+    if db.host.open_unlocked()?.is_reserved()? {
+        return Err(Error::new(ErrorKind::Transient, "another process is writing the database"));
+    }
+    capture.follow_from(&pages.header, Txid(0), Txid(1))?;
+    if let Origin::Closed(mark) = pages.origin() {
+        capture.set_clean(Some(mark))?;
+    }
+    Ok(pages)
 }
 
 fn checksums(db: &Db, pages: Pages) -> Result<Baseline> {
@@ -396,12 +444,13 @@ async fn baseline(db: &Arc<Db>) -> Result<Option<Baseline>> {
         let mut guard = db.capture();
         let Some(capture) = guard.as_mut() else { return Ok(None) };
         let open = db.connections.load(std::sync::atomic::Ordering::Acquire) > 0;
-        let pages = if open || Pages::at_rest(&db)?.is_none() {
-            Pages::pin(&db)?
+        let pages = if (open && snapshot::in_wal_mode(&db)?) || Pages::at_rest(&db)?.is_none() {
+            let pages = Pages::pin(&db)?;
+            capture.follow_from(&pages.header, Txid(0), Txid(1))?;
+            pages
         } else {
-            Pages::closed(&db)?
+            follow_at_rest(&db, capture)?
         };
-        capture.follow_from(&pages.header, Txid(0), Txid(1))?;
         drop(guard);
         checksums(&db, pages).map(Some)
     });

@@ -296,6 +296,10 @@ impl Store {
         }
         db.connections.fetch_add(1, Ordering::AcqRel);
         registry.databases.insert(identity, Arc::clone(&db));
+        drop(registry);
+        if found.is_some() {
+            db.begin_baseline_at_rest();
+        }
         Ok(db)
     }
 

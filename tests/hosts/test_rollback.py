@@ -1,6 +1,7 @@
 """Journal modes other than WAL: every commit reaches the replica, byte for byte."""
 
 import random
+import shutil
 import sqlite3
 import textwrap
 import time
@@ -225,6 +226,55 @@ class Rollback(HostCase):
                     self.assertEqual(said["status"]["snapshots"], expected)
                     self.assertEqual(said["status"]["gaps"], {})
                 self.oracle()
+
+
+class Restored(HostCase):
+    """A database without local state beside its own chain."""
+
+    def prepare(self, mode):
+        self.host("""
+            db = connect(PATH, wal=False, **PARAMS)
+            db.execute(f"PRAGMA journal_mode={MODE}")
+            db.execute("CREATE TABLE t(v)")
+            for n in range(50):
+                db.execute("INSERT INTO t VALUES(randomblob(3000))")
+            db.close()
+        """, MODE=mode)
+        copy = self.restored(paths.OURS)
+        shutil.rmtree(self.dir / ".app.db-litestream")
+        shutil.move(copy, self.db)
+
+    def test_it_goes_on_with_the_chain_though_it_writes_at_once(self):
+        for mode in ("DELETE", "PERSIST"):
+            with self.subTest(mode=mode):
+                self.setUp()
+                self.prepare(mode)
+                said = self.host("""
+                    db = connect(PATH, wal=False, **PARAMS)
+                    db.execute("DELETE FROM t WHERE rowid > 20")
+                    db.execute("INSERT INTO t VALUES('after')")
+                    sync(db)
+                    say(status=status(db))
+                    db.close()
+                """)
+                self.assertEqual(said["status"]["state"], "ok")
+                self.assertEqual((said["status"]["snapshots"], said["status"]["gaps"]), ({}, {}))
+                self.oracle()
+
+    def test_another_database_at_the_url_is_a_conflict(self):
+        self.prepare("DELETE")
+        plain = sqlite3.connect(self.db)
+        plain.execute("UPDATE t SET v = 'other' WHERE rowid = 5")
+        plain.commit()
+        plain.close()
+        said = self.host("""
+            db = connect(PATH, wal=False, **PARAMS)
+            db.execute("INSERT INTO t VALUES('after')")
+            said = host_error(sync, db)
+            say(status=status(db), said=said)
+            db.close()
+        """)
+        self.assertEqual(said["status"]["state"], "conflict")
 
 
 class Foreign(HostCase):
