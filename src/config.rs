@@ -167,7 +167,8 @@ pub fn parse_bytes(key: &str, value: &str) -> Result<u64> {
     };
     let bytes = number * unit;
     if bytes.is_finite() && bytes >= 1.0 && bytes <= i64::MAX as f64 {
-        Ok(bytes as u64)
+        // The largest number that a float can be asked for is 2^63.
+        Ok((bytes as u64).min(i64::MAX.cast_unsigned()))
     } else {
         Err(bad())
     }
