@@ -102,7 +102,9 @@ pub fn file_name(txid: Txid, generation: u32) -> String {
 /// The TXID and generation in a segment file's name.
 pub fn parse_file_name(name: &str) -> Option<(Txid, u32)> {
     let (txid, rest) = name.strip_suffix(".segment")?.split_once('.')?;
-    Some((txid.parse().ok()?, u32::from_str_radix(rest, 16).ok()?))
+    let (txid, generation) = (txid.parse().ok()?, u32::from_str_radix(rest, 16).ok()?);
+    // A name spelled otherwise would be looked for in vain.
+    (file_name(txid, generation) == name).then_some((txid, generation))
 }
 
 impl Segment {
