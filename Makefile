@@ -5,7 +5,7 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 N ?= 200
 TRIES ?= 20000
 
-.PHONY: help build demo test lint bench kill-loop wal-reset prefork foreign clean
+.PHONY: help build demo test lint bench kill-loop wal-reset prefork foreign fuzz clean
 
 help:
 	@echo "make build        $(RELEASE)/litestream and dist/litestream_vfs.so"
@@ -16,6 +16,7 @@ help:
 	@echo "make kill-loop N=200   kill -9 a writer N times, restore and compare"
 	@echo "make prefork SECONDS=300   kill a pre-fork server's workers and master at random, compare"
 	@echo "make foreign           writes, checkpoints and older copies by a shell without the library"
+	@echo "make fuzz SECONDS=60   hostile input for every decoder and parser, guided by coverage"
 	@echo "make wal-reset TRIES=20000   commits lost when checkpoints meet restarts of the WAL"
 
 # Two builds: features of the command line must not reach the extension, which has
@@ -65,6 +66,10 @@ prefork: build
 foreign: build
 	tests/setup hosts
 	/usr/bin/python3 tests/crash/foreign.py
+
+fuzz:
+	tests/setup fuzz
+	tests/fuzz/run $(or $(SECONDS),60)
 
 clean:
 	rm -rf dist $(CARGO_TARGET_DIR)

@@ -2,7 +2,11 @@
 //! panic, and damaged files must be refused.
 //!
 //! A new finding is a file in the folder of the format it is for. Names that
-//! begin with `ok-` are valid.
+//! begin with `ok-` are valid. Every input also goes through the fuzz target of
+//! its folder, whose properties are in `fuzz/targets`.
+
+#[path = "fuzz/targets/mod.rs"]
+mod targets;
 
 use std::fs;
 use std::io::Cursor;
@@ -12,6 +16,7 @@ use litestream::compactor::merge;
 use litestream::ltx::{Checks, Decoder, PageForm, PageIndex, decode_page, page_index, verify};
 use litestream::sqlite::{CheckpointInfo, DatabaseHeader, WalHeader, WalIndexHeader};
 use litestream::wal_reader::{SeekSource, WalPosition, WalReader, newest_pages};
+use targets::extension::{ffi, last_error};
 
 fn corpus(folder: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fuzz").join(folder);
@@ -69,5 +74,20 @@ fn wal_files() {
         }
         let mut reader = WalReader::verified(SeekSource(Cursor::new(&bytes)), at);
         newest_pages(&mut reader).unwrap();
+    }
+}
+
+#[test]
+fn properties_of_every_target() {
+    let folders = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fuzz"));
+    for folder in folders.unwrap().map(|f| f.unwrap().path()).filter(|p| p.is_dir()) {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        assert!(targets::TARGETS.iter().any(|t| t.0 == name), "no target for {name}");
+    }
+    for (name, target) in targets::TARGETS {
+        for (path, bytes) in corpus(name) {
+            let held = std::panic::catch_unwind(|| target(&bytes));
+            assert!(held.is_ok(), "{}", path.display());
+        }
     }
 }

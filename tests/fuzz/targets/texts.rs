@@ -1,0 +1,87 @@
+//! Replica URLs, names of the form `file:...`, and file names.
+
+use std::sync::Arc;
+
+use litestream::capture::segment;
+use litestream::clock::SeededRandom;
+use litestream::ltx::{Pos, Txid, file_name, format_timestamp, parse_file_name, parse_timestamp};
+use litestream::replica_client::url::{is_url, redact};
+use litestream::replica_client::{FixedEnv, ReplicaOptions, open};
+
+use super::extension::raw_name;
+
+const SECRET: &str = "S3cr3tS3cr3t";
+
+/// Opens and says all that can be said of the outcome.
+fn told(url: &str) -> String {
+    let env = Arc::new(FixedEnv::default());
+    let random = Arc::new(SeededRandom::new(1));
+    match open(url, &ReplicaOptions { env, random, ..Default::default() }) {
+        Ok(client) => format!("{client:?} {} {}", client.url(), client.kind()),
+        Err(e) => format!("{e} {e:?}"),
+    }
+}
+
+/// Any text as a replica URL; user information and keys never come out.
+pub fn urls(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let plain = redact(text);
+    assert_eq!(redact(&plain), plain);
+    assert!(!plain.contains(['?', '#']));
+    assert_eq!(told(text), told(text));
+    if !is_url(text) {
+        assert!(open(text, &ReplicaOptions::default()).is_err());
+    }
+    // The host's part of the text may not end the secret's place.
+    let rest = text.replace(['/', '?', '#'], "");
+    let sse = format!("sseCustomerAlgorithm=AES256&sseCustomerKey={SECRET}");
+    for url in [
+        format!("s3://AKIA:{SECRET}@{text}"),
+        format!("s3://AKIA:{SECRET}@{rest}/db"),
+        format!("s3://bucket/db?{sse}&{rest}"),
+        format!("s3://{rest}/db?{sse}"),
+        format!("file://u:{SECRET}@{rest}/x?key={SECRET}"),
+        format!("gs://u:{SECRET}@{rest}/x"),
+    ] {
+        assert!(!redact(&url).contains(SECRET), "{url}");
+        assert!(!told(&url).contains(SECRET), "{url}: {}", told(&url));
+    }
+}
+
+/// Any bytes as a name that SQLite did not parse.
+pub fn raw_names(bytes: &[u8]) {
+    // SQLite's names are C strings.
+    let name = bytes.split(|b| *b == 0).next().unwrap_or_default();
+    let Ok(Some(raw)) = raw_name::parse(name) else { return };
+    assert!(name.starts_with(b"file:"));
+    assert!(!raw.path.is_empty() && !raw.path.contains('\0'));
+    let path = raw.path.clone();
+    raw.remember(path.as_bytes());
+    let parameters = raw_name::take(path.as_bytes()).unwrap();
+    assert!(raw_name::take(path.as_bytes()).is_none());
+    assert!(parameters.iter().all(|(k, v)| !k.contains('\0') && !v.contains('\0')));
+    if let Ok(flags) = raw_name::apply_mode(&parameters, 6) {
+        // Parameters may only take rights away.
+        assert!(flags & !6 == 0 || flags == 1);
+    }
+}
+
+/// Any text as a file's name, a transaction id, a time.
+pub fn file_names(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Some((min, max)) = parse_file_name(text) {
+        assert_eq!(file_name(min, max), text);
+    }
+    if let Ok(txid) = text.parse::<Txid>() {
+        assert_eq!(txid.to_string(), text.to_ascii_lowercase());
+    }
+    if let Ok(pos) = text.parse::<Pos>() {
+        assert_eq!(pos.to_string(), text.to_ascii_lowercase());
+    }
+    if let Some((txid, generation)) = segment::parse_file_name(text) {
+        assert_eq!(segment::file_name(txid, generation), text);
+    }
+    if let Ok(ms) = parse_timestamp(text) {
+        assert_eq!(parse_timestamp(&format_timestamp(ms)).unwrap(), ms);
+    }
+}
