@@ -79,11 +79,10 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
 
 /// No chain yet: what was captured since the open is part of the first snapshot.
 fn fresh(db: &Arc<Db>) -> Result<Txid> {
+    // The gap first: what is dropped after it is not missed.
+    with_capture(db, |capture| capture.declare_gap(Gap::First))?;
     drop_pending(db)?;
     bookkeeping::discard(db)?;
-    if let Some(capture) = db.capture().as_mut() {
-        capture.declare_gap(Gap::First)?;
-    }
     Ok(Txid(0))
 }
 
@@ -97,12 +96,26 @@ fn behind(db: &Arc<Db>, has: Txid, known: Txid) -> Result<Txid> {
             db.client.url()
         ),
     );
+    with_capture(db, |capture| db.declare_gap(capture, Gap::StorageBehind))?;
     drop_pending(db)?;
     bookkeeping::discard(db)?;
-    if let Some(capture) = db.capture().as_mut() {
-        db.declare_gap(capture, Gap::StorageBehind)?;
-    }
     Ok(has)
+}
+
+/// What is decided here has to be recorded, or is decided again later.
+fn with_capture<T>(db: &Db, work: impl FnOnce(&mut Capture) -> Result<T>) -> Result<T> {
+    let mut guard = db.capture();
+    match guard.as_mut() {
+        Some(capture) => work(capture),
+        None => Err(not_now(db)),
+    }
+}
+
+fn not_now(db: &Db) -> Error {
+    Error::new(
+        ErrorKind::Transient,
+        format!("{} is being captured by another process", db.path.display()),
+    )
 }
 
 fn drop_pending(db: &Arc<Db>) -> Result<()> {
@@ -164,12 +177,11 @@ async fn rejoin(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
     if let Some(difference) = compare(db, file, baseline).await? {
         return differ(db, file, &format!("{why}, and {difference}")).await;
     }
+    with_capture(db, |capture| match capture.gap() {
+        None => db.declare_gap(capture, Gap::Unproven),
+        Some(_) => Ok(()),
+    })?;
     drop_pending(db)?;
-    if let Some(capture) = db.capture().as_mut()
-        && capture.gap().is_none()
-    {
-        db.declare_gap(capture, Gap::Unproven)?;
-    }
     remember_newest(db, file).await?;
     lock(&db.ship).acked = file.id.max;
     Ok(true)
@@ -262,10 +274,8 @@ async fn differ(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
             Level::Warn,
             &format!("the replica differs ({why}); the local database is adopted after TXID {max}"),
         );
+        with_capture(db, |capture| db.declare_gap(capture, Gap::Adopted))?;
         drop_pending(db)?;
-        if let Some(capture) = db.capture().as_mut() {
-            db.declare_gap(capture, Gap::Adopted)?;
-        }
         // What the local database is to differ from, in the ledger.
         Shipped::new(&newest).save(&db.vfs_dir(), db.owner)?;
         let mut ship = lock(&db.ship);
@@ -292,6 +302,9 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
     let landed =
         stored.is_some_and(|(txid, header)| txid == pending && Some(header) == newest_attempt);
     let mut guard = db.capture();
+    if guard.is_none() {
+        return Err(not_now(db));
+    }
     let (acked, shipped, kept, whole) = {
         let ship = lock(&db.ship);
         let acked = ship.acked.max(acked);
@@ -343,6 +356,7 @@ impl Db {
     pub(crate) fn begin_baseline(self: &Arc<Self>) {
         let mut guard = self.capture();
         let Some(capture) = guard.as_mut() else { return };
+        // Whoever follows, in whatever process, is not to be made to begin anew.
         if capture.gap().is_none() {
             return;
         }

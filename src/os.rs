@@ -6,6 +6,7 @@
 pub mod append;
 pub mod disk;
 pub mod replace;
+pub mod watch;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};

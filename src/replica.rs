@@ -472,10 +472,14 @@ pub(crate) async fn acknowledge(
 /// `timeout`; the rest is shipped at the next open.
 pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
     let deadline = tasks::now() + timeout;
+    let mut asked = false;
     loop {
         if let Err(e) = db.capture_and_seal() {
             db.log(Level::Error, &e.to_string());
             break;
+        }
+        if !db.ships() && !std::mem::replace(&mut asked, true) && !db.is_safe_elsewhere() {
+            db.ask_for_haste();
         }
         let done = if db.ships() {
             let ship = lock(&db.ship);

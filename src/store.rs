@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::log::{Level, Log};
 use crate::os::disk;
+use crate::os::watch::Watch;
 use crate::pages::page_size_of;
 use crate::probe::Found;
 use crate::sibling::{Sibling, other_page_size};
@@ -51,6 +52,8 @@ pub struct Store {
     closed: Signal,
     worker: Worker,
     io: Mutex<Io>,
+    /// Tells when another process lets a database go.
+    watch: Mutex<Option<Watch>>,
 }
 
 #[derive(Default)]
@@ -165,6 +168,7 @@ impl Store {
             closed: Signal::default(),
             worker: Worker::default(),
             io: Mutex::default(),
+            watch: Mutex::default(),
         })
     }
 
@@ -297,10 +301,30 @@ impl Store {
         db.connections.fetch_add(1, Ordering::AcqRel);
         registry.databases.insert(identity, Arc::clone(&db));
         drop(registry);
+        self.watch(&db)?;
         if found.is_some() {
             db.begin_baseline_at_rest();
         }
         Ok(db)
+    }
+
+    /// Has this process told when another one stops to ship the database.
+    fn watch(self: &Arc<Self>, db: &Arc<Db>) -> Result<()> {
+        let file = db.shipper_file()?;
+        let mut watch = lock(&self.watch);
+        if watch.is_none() {
+            let store = Arc::downgrade(self);
+            *watch = Watch::start(move |identity| {
+                let Some(store) = store.upgrade() else { return };
+                if let Some(db) = store.find(identity) {
+                    store.guarded(&db, || db.shipper_moved());
+                }
+            });
+        }
+        if let Some(watch) = &*watch {
+            watch.add(&file, db.identity);
+        }
+        Ok(())
     }
 
     /// A chain has one page size: with `adopt`, a database of another one starts
@@ -365,13 +389,17 @@ impl Store {
         }
         replica::flush(&db, db.config.close_timeout);
         self.worker.forget(identity);
+        if let Some(watch) = &*lock(&self.watch) {
+            watch.remove(identity);
+        }
+        // Before anybody can open it anew: closing a file later would drop his locks.
+        db.end();
         let last = {
             let mut registry = lock(&self.registry);
             registry.databases.remove(&identity);
             registry.clients.remove(&db.path);
             registry.databases.is_empty()
         };
-        db.end();
         self.closed.notify_all();
         if last {
             self.stop_if_unused();
@@ -516,18 +544,22 @@ impl Store {
 
     /// Ends the worker and the runtime when no database is open.
     fn stop_if_unused(self: &Arc<Self>) {
-        let runtime = {
+        let (watch, runtime);
+        {
             let registry = lock(&self.registry);
             if !registry.databases.is_empty() {
                 return;
             }
+            watch = lock(&self.watch).take();
             let mut io = lock(&self.io);
             if io.waiting > 0 {
                 return;
             }
             io.generation += 1;
-            io.runtime.take()
-        };
+            runtime = io.runtime.take();
+        }
+        // Its thread may want the registry before it ends.
+        drop(watch);
         self.worker_told(self.worker.stop(|life| self.start_worker(life)));
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(Duration::from_secs(1));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use litestream::store::Store;
 
-use crate::ffi::process::{generation, watch};
+use crate::ffi::process::{close_inherited, generation, watch};
 use crate::log::Sink;
 
 /// The stores with the process generations that they belong to. A parent's
@@ -19,6 +19,9 @@ pub(crate) fn store() -> Arc<Store> {
     let mine = generation();
     if let Some((_, store)) = stores.iter().find(|(owner, _)| *owner == mine) {
         return Arc::clone(store);
+    }
+    if !stores.is_empty() {
+        close_inherited();
     }
     let store = Store::new(Arc::new(Sink::from_environment()));
     stores.push((mine, Arc::clone(&store)));

@@ -253,11 +253,11 @@ impl Capture {
 
     /// The sealed segments that storage may not have, ascending by TXID, for
     /// the process that ships; others are removed. `stored`: the newest TXID
-    /// that storage is recorded to have.
+    /// that storage is recorded to have, if any is.
     ///
     /// # Errors
     /// The directory could not be read, or a gap not be recorded.
-    pub fn take_sealed(&mut self, stored: Txid) -> Result<Vec<Segment>> {
+    pub fn take_sealed(&mut self, stored: Option<Txid>) -> Result<Vec<Segment>> {
         let (mark, trusted) = (self.position.segment, !self.position.unknown_chain);
         let mut sealed: Vec<Segment> = Vec::new();
         let mut damaged = None;
@@ -268,7 +268,7 @@ impl Capture {
             }
             let path = self.place.dir.join(&name);
             let waiting = trusted && txid < mark.txid && damaged.is_none();
-            if !waiting || txid <= stored {
+            if !waiting || Some(txid) <= stored {
                 os::remove_file(&path)?;
                 continue;
             }
@@ -280,8 +280,16 @@ impl Capture {
             }
         }
         let last_waits = sealed.last().is_none_or(|s| s.txid().next() == mark.txid);
-        if damaged.is_none() && trusted && !last_waits {
-            damaged = Some(format!("{} misses a segment", self.dir().display()));
+        // After a power loss the record may be older than what storage was sent.
+        let first = sealed.first().map_or(mark.txid, Segment::txid);
+        let proven = self.position.following && self.position.snapshot_pending == Txid(0);
+        let continues = !proven || stored.is_none_or(|s| s.next() == first);
+        if damaged.is_none() && trusted && !(last_waits && continues) {
+            damaged = Some(format!(
+                "{} misses segments or their record: TXID {first} follows {}",
+                self.dir().display(),
+                stored.unwrap_or_default()
+            ));
         }
         if let Some(why) = damaged {
             self.notes.push(format!("spool: {why}; a repair will follow"));
@@ -344,7 +352,7 @@ mod tests {
             sealed(&place.dir, txid);
         }
         let mut capture = held(&place);
-        let kept = capture.take_sealed(Txid(4)).unwrap();
+        let kept = capture.take_sealed(Some(Txid(4))).unwrap();
         let kept: Vec<u64> = kept.iter().map(|s| s.txid().0).collect();
         assert_eq!((kept, capture.take_notes()), (vec![5, 6], Vec::<String>::new()));
         assert!(!place.dir.join(segment::file_name(Txid(3), 0)).exists());
@@ -365,7 +373,7 @@ mod tests {
         let found = capture.try_acquire().unwrap();
         assert_eq!(found, Acquired::Stranger(Stranger::Database));
         capture.reset().unwrap();
-        assert!(capture.take_sealed(Txid(0)).unwrap().is_empty());
+        assert!(capture.take_sealed(None).unwrap().is_empty());
         assert!(capture.position().unknown_chain);
         assert!(!place.dir.join(segment::file_name(Txid(5), 0)).exists());
     }

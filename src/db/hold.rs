@@ -8,6 +8,7 @@
 //! between the holder's last look and its going.
 
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -72,6 +73,14 @@ impl Drop for Held<'_> {
     }
 }
 
+/// Lets the shipper lock go and says that nothing is left to do.
+fn give_back(slot: &mut Option<File>) {
+    if let Some(file) = slot.take() {
+        // Otherwise others look after what is not there.
+        let _ = file.set_len(0);
+    }
+}
+
 impl Db {
     /// The capture state for one batch.
     pub(crate) fn capture(&self) -> Held<'_> {
@@ -84,7 +93,7 @@ impl Db {
         let mut pause = LOCK_PAUSES.0;
         loop {
             let mut guard = lock(&self.capture);
-            if self.has_let_go() {
+            if self.has_let_go() || self.ended.load(Ordering::Acquire) {
                 return Held { guard, held: false };
             }
             let found = guard.try_acquire();
@@ -205,8 +214,73 @@ impl Db {
     fn lock_shipper(&self) -> Result<Option<File>> {
         let dir = self.vfs_dir();
         disk::create_private_dir(&dir, self.owner)?;
-        let file = File::open_private(&dir.join(SHIPPER_FILE), self.owner)?;
+        let path = dir.join(SHIPPER_FILE);
+        // Those who watch the file are told whenever somebody closes it who could
+        // write it: not for every attempt.
+        if File::is_locked(&path) {
+            return Ok(None);
+        }
+        let file = File::open_private(&path, self.owner)?;
         Ok((file.try_lock()? && file.is_in_place()).then_some(file))
+    }
+
+    /// The file that carries the shipper lock, made if need be.
+    pub(crate) fn shipper_file(&self) -> Result<PathBuf> {
+        let path = self.vfs_dir().join(SHIPPER_FILE);
+        if disk::stat(&path)?.is_none() {
+            let _slot = lock(&self.shipper);
+            drop(File::open_private(&path, self.owner)?);
+        }
+        Ok(path)
+    }
+
+    /// Somebody closed the shipper's file: to ask the one that ships for haste,
+    /// or because it went to rest or died.
+    pub(crate) fn shipper_moved(&self) {
+        let Some(store) = self.store.upgrade() else { return };
+        if self.is_faulted() {
+            return;
+        }
+        if !self.ships() && self.shipper_died() {
+            self.orphaned.store(true, Ordering::Release);
+        } else if !self.ships() {
+            return;
+        }
+        store.schedule(self.identity, Duration::ZERO);
+    }
+
+    /// Whether the process that shipped went without saying so.
+    fn shipper_died(&self) -> bool {
+        let slot = lock(&self.shipper);
+        let path = self.vfs_dir().join(SHIPPER_FILE);
+        let said = matches!(disk::stat(&path), Ok(Some(s)) if s.size == 0);
+        slot.is_none() && !said && !File::is_locked(&path)
+    }
+
+    /// Asks the process that ships to seal at once: somebody waits.
+    pub(crate) fn ask_for_haste(&self) {
+        let slot = lock(&self.shipper);
+        if slot.is_none() && !self.ended.load(Ordering::Acquire) {
+            // Without the file nobody ships.
+            drop(File::open_existing(&self.vfs_dir().join(SHIPPER_FILE)));
+        }
+    }
+
+    /// The wal-index tells what a process that died had committed.
+    pub(crate) fn look_at_wal(&self) {
+        let noted = self.noted();
+        if !self.host.threadsafe() {
+            return;
+        }
+        match self.host.pin() {
+            Ok(reader) => {
+                let header = reader.header();
+                drop(reader);
+                self.note_if(noted, &header);
+            }
+            // The next commit, or the next open, tells.
+            Err(e) => self.log(Level::Debug, &format!("the WAL could not be looked at: {e}")),
+        }
     }
 
     /// This process has the shipper lock.
@@ -236,7 +310,7 @@ impl Db {
         if slot.is_some() {
             return Ok(true);
         }
-        if self.has_let_go() {
+        if self.has_let_go() || self.ended.load(Ordering::Acquire) {
             return Ok(false);
         }
         let Some(file) = self.lock_shipper()? else {
@@ -247,6 +321,9 @@ impl Db {
         let Some(capture) = guard.as_mut() else { return Ok(false) };
         self.load_spool(capture)?;
         self.counters.bystander.store(false, Ordering::Relaxed);
+        // Until it is emptied, the file says that somebody ships, or died of it.
+        file.set_len(0)?;
+        file.write_all_at(format!("{}\n", tasks::process_id()).as_bytes(), 0)?;
         self.ships.store(true, Ordering::Release);
         *slot = Some(file);
         Ok(true)
@@ -259,7 +336,7 @@ impl Db {
             capture.declare_gap(Gap::SnapshotInterrupted)?;
         }
         let stored = Shipped::load(&self.vfs_dir())?.map(|(txid, _)| txid);
-        let sealed = capture.take_sealed(stored.unwrap_or_default());
+        let sealed = capture.take_sealed(stored);
         self.tell_notes(capture);
         let sealed = sealed?;
         let position = *capture.position();
@@ -276,6 +353,8 @@ impl Db {
             ship.acked = Txid(first);
         } else if ship.history == History::Agreed {
             ship.history = History::Unknown;
+            // What was read at the first open is of another time.
+            drop(lock(&self.baseline).take());
         }
         ship.trusted = !position.unknown_chain;
         ship.sealed_txid = last;
@@ -300,7 +379,7 @@ impl Db {
         match guard.as_mut() {
             Some(capture) if !capture.has_open() => {
                 self.ships.store(false, Ordering::Release);
-                *slot = None;
+                give_back(&mut slot);
                 capture.release();
             }
             _ => {
@@ -316,9 +395,21 @@ impl Db {
     pub(crate) fn end(&self) {
         self.pin.yield_now();
         let mut slot = lock(&self.shipper);
-        lock(&self.capture).release();
+        let mut capture = lock(&self.capture);
+        self.ended.store(true, Ordering::Release);
+        let left = {
+            let mut ship = lock(&self.ship);
+            let left = !ship.pending.is_empty() || capture.has_open();
+            ship.pending.clear();
+            left
+        };
         self.ships.store(false, Ordering::Release);
-        lock(&self.ship).pending.clear();
-        *slot = None;
+        if left {
+            // As if it had died: another process takes over.
+            *slot = None;
+        } else {
+            give_back(&mut slot);
+        }
+        capture.release();
     }
 }

@@ -68,13 +68,18 @@ impl Db {
         if first {
             self.begin_baseline();
         }
+        self.note_if(noted, header);
+        if first {
+            self.kick();
+        }
+    }
+
+    /// Notes an end that was read after the note was `noted`. A newer note stands.
+    pub(crate) fn note_if(&self, noted: u64, header: &WalIndexHeader) {
         let note = (u64::from(header.salts[0]) << 32) | u64::from(header.mx_frame);
         let newer = self.note.compare_exchange(noted, note, Ordering::SeqCst, Ordering::SeqCst);
         if newer.is_ok() && note != noted {
             self.arm();
-        }
-        if first {
-            self.kick();
         }
     }
 

@@ -93,6 +93,10 @@ pub struct Db {
     /// What this process captured and storage may not have: its TXID, while
     /// another process ships.
     watched: AtomicU64,
+    /// The process that shipped died: what it committed last may not be captured.
+    orphaned: AtomicBool,
+    /// Nothing is opened any more.
+    ended: AtomicBool,
     /// Signalled when a capture ends: for a connection that wants to restart the WAL.
     captured_signal: (Mutex<u64>, Signal),
     pub(crate) ship: Mutex<Ship>,
@@ -267,6 +271,9 @@ impl Db {
     pub(crate) fn capture_and_seal(&self) -> Result<()> {
         if self.is_faulted() {
             return Ok(());
+        }
+        if self.orphaned.swap(false, Ordering::AcqRel) {
+            self.look_at_wal();
         }
         loop {
             self.take_shipper().inspect_err(|_| self.try_again())?;

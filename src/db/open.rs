@@ -106,6 +106,8 @@ impl Db {
             shipper: Mutex::default(),
             ships: Default::default(),
             watched: Default::default(),
+            orphaned: Default::default(),
+            ended: Default::default(),
             captured_signal: Default::default(),
             ship: Mutex::new(Ship::new(false)),
             ship_signal: Default::default(),

@@ -92,7 +92,11 @@ impl Db {
     pub fn sync(&self, timeout: Wait) -> Result<Txid> {
         let deadline = tasks::now() + timeout;
         self.capture_and_seal()?;
-        self.hurry();
+        if self.ships() {
+            self.hurry();
+        } else {
+            self.ask_for_haste();
+        }
         let (mut target, mut looked) = (None, tasks::now());
         loop {
             if target.is_none() {

@@ -8,9 +8,10 @@ use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::BuildHasher;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
 
@@ -78,6 +79,41 @@ pub struct File {
     path: PathBuf,
 }
 
+/// Descriptors of ours, and the files behind them. A forked child has them too;
+/// see [`inherited_descriptors`].
+static KEPT: Mutex<Vec<(i32, Identity)>> = Mutex::new(Vec::new());
+
+type Identity = (u64, u64);
+
+fn identity_of(descriptor: i32) -> Option<Identity> {
+    let m = fs::metadata(format!("/proc/self/fd/{descriptor}")).ok()?;
+    Some((m.dev(), m.ino()))
+}
+
+/// Counts a descriptor as ours until [`forget_descriptor`].
+pub(crate) fn keep_descriptor(descriptor: i32) {
+    if let Some(identity) = identity_of(descriptor) {
+        KEPT.lock().unwrap_or_else(PoisonError::into_inner).push((descriptor, identity));
+    }
+}
+
+/// A descriptor of ours is about to be closed.
+pub(crate) fn forget_descriptor(descriptor: i32) {
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.retain(|(known, _)| *known != descriptor);
+}
+
+/// The descriptors of ours that a forked child has from its parent, once. They
+/// are to be closed before the child opens one of the same files: closing one
+/// later would drop the child's own locks. Those whose numbers lead to other
+/// files by now are left out, as is everything when a thread of the parent was
+/// opening a file just then.
+pub fn inherited_descriptors() -> Vec<i32> {
+    let Ok(mut kept) = KEPT.try_lock() else { return Vec::new() };
+    let all = std::mem::take(&mut *kept).into_iter();
+    all.filter(|(n, identity)| identity_of(*n) == Some(*identity)).map(|(n, _)| n).collect()
+}
+
 #[derive(Debug)]
 enum Kind {
     Real(fs::File),
@@ -94,6 +130,16 @@ macro_rules! on_file {
             Kind::Simulated($simulated) => $here,
         }
     };
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        match &self.file {
+            Kind::Real(file) => forget_descriptor(file.as_raw_fd()),
+            #[cfg(feature = "simulation")]
+            Kind::Simulated(_) => {}
+        }
+    }
 }
 
 impl File {
@@ -136,7 +182,16 @@ impl File {
             }
             other => other.map_err(|e| Error::io("open", path, e))?,
         };
-        Ok(File { file: Kind::Real(file), path: path.to_owned() })
+        Ok(Self::kept(file, path))
+    }
+
+    /// A file of ours that may come to carry a lock.
+    fn kept(file: fs::File, path: &Path) -> File {
+        if let Ok(m) = file.metadata() {
+            let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.push((file.as_raw_fd(), (m.dev(), m.ino())));
+        }
+        File { file: Kind::Real(file), path: path.to_owned() }
     }
 
     /// Opens for reading and writing.
@@ -151,7 +206,7 @@ impl File {
         }
         let file = fs::OpenOptions::new().read(true).write(true).open(path);
         let file = file.map_err(|e| Error::io("open", path, e))?;
-        Ok(File { file: Kind::Real(file), path: path.to_owned() })
+        Ok(Self::kept(file, path))
     }
 
     /// Whether the path still leads to this very file.
@@ -245,6 +300,18 @@ impl File {
         };
         on_file!(self.file, f => lock(f), f => f.try_lock())
             .map_err(|e| Error::io("lock", &self.path, e))
+    }
+
+    /// Whether another process has such a lock on the file at `path`. Nothing of
+    /// this process's may be locked there, nor is anything opened for writing.
+    pub fn is_locked(path: &Path) -> bool {
+        #[cfg(feature = "simulation")]
+        if simulated_disk().is_some() {
+            return false;
+        }
+        use rustix::process::{Flock, FlockType, fcntl_getlk};
+        let Ok(file) = fs::File::open(path) else { return false };
+        matches!(fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)), Ok(Some(_)))
     }
 
     /// Gives such a lock back without closing the file.

@@ -37,6 +37,18 @@ pub(crate) fn watch() {
     });
 }
 
+/// Closes what a forked child has of its parent's files of ours, before it opens
+/// the same files itself: a descriptor that is closed later would take the
+/// child's locks with it. The parent's locks belong to the parent's number.
+pub(crate) fn close_inherited() {
+    for descriptor in litestream::os::disk::inherited_descriptors() {
+        // SAFETY: the descriptor was opened by this library in the parent, and
+        // still leads to the same file; whatever owns it there is leaked here by
+        // `runtime::store`, which is the only caller, so nobody closes it again.
+        unsafe { libc::close(descriptor) };
+    }
+}
+
 unsafe extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
