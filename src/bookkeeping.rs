@@ -188,7 +188,11 @@ fn is_of_this_chain(db: &Db, rt: &Handle, ledger: &Ledger) -> Result<bool> {
 }
 
 /// The files that lead from `from` to `to`: those of level 0 if they are all there.
-async fn files_after(client: &dyn ReplicaClient, from: Txid, to: Txid) -> Result<RestorePlan> {
+pub(crate) async fn files_after(
+    client: &dyn ReplicaClient,
+    from: Txid,
+    to: Txid,
+) -> Result<RestorePlan> {
     let mut files: Vec<FileInfo> = client.list(0, from.next(), false).await?;
     files.retain(|f| f.id.max <= to);
     let mut at = from;

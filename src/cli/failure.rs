@@ -10,6 +10,8 @@ pub(super) struct Failure {
     pub(super) hint: Option<String>,
     /// Whether the command's help goes to stdout, as after a wrong flag.
     pub(super) show_help: bool,
+    /// The exit code.
+    pub(super) code: u8,
 }
 
 /// What a command returns.
@@ -17,7 +19,12 @@ pub(super) type Outcome = Result<(), Failure>;
 
 impl Failure {
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Failure { message: message.into(), hint: None, show_help: false }
+        Failure { message: message.into(), hint: None, show_help: false, code: 1 }
+    }
+
+    /// A result that was printed already and is to be told by the exit code.
+    pub(super) fn silent(code: u8) -> Self {
+        Failure { code, ..Failure::new(String::new()) }
     }
 
     /// Wrong usage, with an example of the right one.

@@ -24,6 +24,7 @@ The commands are:
 \tltx         list the LTX files of a replica
 \trestore     rebuild a database from its replica
 \tstatus      show how far databases are replicated
+\tverify      compare a database with its replica
 \tversion     print the version
 ";
 
@@ -147,6 +148,45 @@ Examples:
 
 \t# Every replicated database of a directory.
 \t$ litestream status /var/lib/app
+";
+
+pub(super) const VERIFY: &str = "\
+The verify command compares a database with its replica, page by page. It reads
+the whole replica as a stream, writes nothing, and takes no lock: others may
+write the database meanwhile, with or without replicating it.
+
+Usage:
+
+\tlitestream verify [flags] DB_PATH [REPLICA_URL]
+
+The replica's state is the one that the local state says storage acknowledged,
+else the newest. Pages that were written since are followed through the files
+that the replica gets meanwhile and compared again; pages that never stand still
+are counted.
+
+The exit code is 0 when every page is equal, 2 when pages differ (the first are
+named), 3 when commits wait for storage still, so that it cannot be told, and 1
+when it could not be found out.
+
+Flags:
+
+\t-timeout DURATION
+\t    how long commits may take to reach storage; default: 10s
+\t-parallelism N
+\t    downloads under way at once, 1 to 64; default: 8
+\t-meta-path DIR
+\t    where the files beside the database are; default: LITESTREAM_META_PATH,
+\t    else .NAME-litestream beside it
+\t-config PATH
+\t    the configuration file; default: {CONFIG}
+\t-no-expand-env
+\t    do not expand environment variables in it
+\t-json
+\t    print the result as JSON
+
+Examples:
+
+\t$ litestream verify app.db s3://bucket/app
 ";
 
 pub(super) const VERSION: &str = "\

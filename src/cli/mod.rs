@@ -3,7 +3,7 @@
 //!
 //! Every command returns an [`Outcome`](failure::Outcome); failures go to
 //! stderr as `Error: ...`, with a `Try: ...` line for wrong usage, and end with
-//! exit code 1.
+//! exit code 1; `verify` tells its result by others.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -30,6 +30,7 @@ mod source;
 mod status;
 mod table;
 mod time;
+mod verify;
 mod version;
 
 /// Threads for downloads and TLS; decoding and writing have the main thread.
@@ -71,6 +72,7 @@ pub fn run(words: &[OsString]) -> ExitCode {
         "ltx" => (ltx::run(rest, &context), help::LTX),
         "wal" => (run_wal(rest, &context), help::LTX),
         "status" => (status::run(rest, &context), help::STATUS),
+        "verify" => (verify::run(rest, &context), help::VERIFY),
         "version" => (version::run(rest), help::VERSION),
         flag if flag.starts_with('-') => {
             return finish(output::print(help::USAGE), help::USAGE, ExitCode::FAILURE);
@@ -96,12 +98,15 @@ fn finish(outcome: Outcome, help: &str, success: ExitCode) -> ExitCode {
         // The failure below is what counts.
         let _ = output::print(help);
     }
+    if failure.message.is_empty() {
+        return ExitCode::from(failure.code);
+    }
     let mut text = format!("Error: {}\n", failure.message);
     if let Some(hint) = failure.hint {
         text.push_str(&format!("Try: {hint}\n"));
     }
     warn(&text);
-    ExitCode::FAILURE
+    ExitCode::from(failure.code)
 }
 
 /// Writes to stderr; there is nowhere to report a failure of that.

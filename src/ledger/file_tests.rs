@@ -192,8 +192,34 @@ fn altered_entries_are_found() {
     }
 }
 
+/// A rename is not durable before its directory is: after a power loss the older
+/// ledger is back, or the newer one has its name and not its content.
 #[test]
-fn a_next_ledger_stands_for_nothing_before_its_file_is_acknowledged() {
+fn r_61_a_rename_that_a_power_loss_undid_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = l0(1, 2, &[(1, 1), (2, 1)]);
+    build(dir.path(), &first);
+    load(dir.path()).settle().unwrap();
+    let old = std::fs::read(dir.path().join(FILE)).unwrap();
+    let second = l0(2, 2, &[(1, 2), (2, 2)]);
+    build(dir.path(), &second);
+    let new = std::fs::read(dir.path().join(FILE)).unwrap();
+    std::fs::write(dir.path().join(FILE), &old).unwrap();
+    let mut found = Ledger::load_in(dir.path(), REPLICA, BOOT).unwrap().unwrap();
+    assert!(!found.is_state_of(&second.header()));
+    expect(&mut found, &first.pages, &first);
+    // Extents that were never written read as zeros.
+    let mut hollow = new.clone();
+    hollow[ENTRIES_AT as usize..].fill(0);
+    for torn in [&hollow, &new] {
+        std::fs::write(dir.path().join(FILE), torn).unwrap();
+        let refused = Ledger::load_in(dir.path(), REPLICA, BOOT).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[test]
+fn r_62_a_next_ledger_stands_for_nothing_before_its_file_is_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let first = l0(1, 2, &[(1, 1), (2, 1)]);
     build(dir.path(), &first);

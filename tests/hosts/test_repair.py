@@ -235,20 +235,72 @@ class Repairs(HostCase):
         self.assertLess(said["most"], 2 * (4096 + 8 * len(pages(self.db))) + 20_000)
         self.oracle()
 
-    def test_a_killed_process_leaves_a_ledger_to_go_on_with(self):
-        process = self.start("""
-            db = connect(PATH, **PARAMS, sync_interval="0")
-            say(ready=True)
-            while True:
-                db.execute("UPDATE t SET v = randomblob(1500) WHERE id = abs(random()) % 3000")
+    def test_killed_processes_leave_a_ledger_to_go_on_with(self):
+        for round in range(5):
+            process = self.start("""
+                db = connect(PATH, **PARAMS, sync_interval="0")
+                say(ready=True)
+                while True:
+                    db.execute("UPDATE t SET v = randomblob(1500) WHERE id = abs(random()) % 3000")
+            """)
+            child.hear(process)
+            time.sleep(0.3 + 0.17 * round)
+            child.kill(process)
+            if round % 2:
+                # Storage had files whose answers the killed process did not see: go on from there.
+                self.host("connect(PATH, **PARAMS).close()")
+            else:
+                self.host(REOPEN)
+            shutil.copyfile(self.db, self.copy)
+            self.shell("UPDATE t SET v = randomblob(1500) WHERE id = 4")
+            self.assertLess(self.reopen()["pages_shipped"], 12)
+
+    def test_r_03_a_repair_is_one_state_while_checkpoints_run(self):
+        self.shell("UPDATE t SET v = randomblob(1500) WHERE id % 3 = 0")
+        said = self.host("""
+            a = connect(PATH, **PARAMS, sync_interval="50ms")
+            b = connect(PATH, **PARAMS, sync_interval="50ms")
+            a.execute("PRAGMA wal_autocheckpoint=0")
+            end = time.monotonic() + 4
+            def checkpoint():
+                while time.monotonic() < end:
+                    for mode in ("PASSIVE", "FULL", "RESTART", "TRUNCATE"):
+                        b.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            other = threading.Thread(target=checkpoint)
+            other.start()
+            n = 0
+            while time.monotonic() < end:
+                n += 1
+                a.execute("UPDATE t SET v = randomblob(1500) WHERE id BETWEEN ? AND ?",
+                          (n * 7 % 3000, n * 7 % 3000 + 3))
+            other.join()
+            sync(a, 20000)
+            say(found=status(a))
+            a.close()
+            b.close()
         """)
-        child.hear(process)
-        time.sleep(2)
-        child.kill(process)
-        self.host("connect(PATH, **PARAMS).close()")
-        shutil.copyfile(self.db, self.copy)
-        self.shell("UPDATE t SET v = randomblob(1500) WHERE id = 4")
-        self.assertLess(self.reopen()["pages_shipped"], 12)
+        self.assertTrue(said["found"]["repairs"]["last"], said)
+        self.oracle()
+
+    def test_r_66_the_library_has_no_connection_that_ignores_settings(self):
+        said = self.host("""
+            a, b = connect(PATH, **PARAMS), connect(PATH, **PARAMS)
+            a.execute("PRAGMA busy_timeout=0")
+            b.execute("BEGIN IMMEDIATE")
+            at_once = host_error(a.execute, "BEGIN IMMEDIATE")
+            a.execute("PRAGMA busy_timeout=20000")
+            threading.Timer(0.5, lambda: b.execute("COMMIT")).start()
+            a.execute("BEGIN IMMEDIATE")
+            a.execute("COMMIT")
+            a.execute("PRAGMA synchronous=FULL")
+            sync(a)
+            say(at_once=at_once, synchronous=scalar(a, "PRAGMA synchronous"),
+                other=scalar(b, "PRAGMA synchronous"), timeout=scalar(a, "PRAGMA busy_timeout"))
+            a.close()
+            b.close()
+        """)
+        self.assertIn("locked", said["at_once"])
+        self.assertEqual((said["synchronous"], said["other"], said["timeout"]), (2, 1, 20000))
 
 
 class Checksum(HostCase):
