@@ -5,7 +5,7 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 N ?= 200
 TRIES ?= 20000
 
-.PHONY: help build demo test lint bench kill-loop wal-reset prefork foreign fuzz clean
+.PHONY: help build demo test large lint bench kill-loop wal-reset prefork foreign fuzz clean
 
 help:
 	@echo "make build        $(RELEASE)/litestream and dist/litestream_vfs.so"
@@ -17,6 +17,7 @@ help:
 	@echo "make prefork SECONDS=300   kill a pre-fork server's workers and master at random, compare"
 	@echo "make foreign           writes, checkpoints and older copies by a shell without the library"
 	@echo "make fuzz SECONDS=60   hostile input for every decoder and parser, guided by coverage"
+	@echo "make large             databases over 1 GiB, all page sizes"
 	@echo "make wal-reset TRIES=20000   commits lost when checkpoints meet restarts of the WAL"
 
 # Two builds: features of the command line must not reach the extension, which has
@@ -70,6 +71,11 @@ foreign: build
 fuzz:
 	tests/setup fuzz
 	tests/fuzz/run $(or $(SECONDS),60)
+
+# What CI leaves out for its length: two million pages around SQLite's lock page.
+large: build
+	tests/setup hosts
+	cd tests/hosts && SLOW_TESTS=1 PYTHONPATH=.. /usr/bin/python3 -m unittest -v test_usage_large
 
 clean:
 	rm -rf dist $(CARGO_TARGET_DIR)

@@ -104,6 +104,26 @@ class PageSize(HostCase):
         self.oracle(replica=other)
         self.old_chain_is_untouched()
 
+    def test_a_backup_of_another_page_size_over_it(self):
+        """In rollback mode the backup API takes the source's page size along."""
+        said = self.host("""
+            source = sqlite3.connect(PATH + "-source", isolation_level=None)
+            source.execute("PRAGMA page_size=16384")
+            source.execute("CREATE TABLE u(v)")
+            source.execute("INSERT INTO u VALUES(zeroblob(100000))")
+            db = connect(PATH, wal=False, **PARAMS)
+            db.execute("PRAGMA journal_mode=DELETE")
+            source.backup(db)
+            say(error=host_error(sync, db, 10000), state=status(db)["state"])
+            db.close()
+        """)
+        self.assertEqual(said["state"], "conflict")
+        self.assertEqual(self.rows(self.db, "PRAGMA page_size"), [(16384,)])
+        self.assertIn(self.beside(16384).url, said["error"])
+        self.old_chain_is_untouched()
+        self.host(WRITE.replace("t(v)", "u(v)"), MORE={"adopt": "1"})
+        self.oracle(replica=self.beside(16384))
+
     def test_the_old_size_again_goes_on_in_the_old_chain(self):
         self.resize(8192)
         self.host("""
