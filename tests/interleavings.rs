@@ -3,6 +3,10 @@
 //! place of the standard library's. A hang shows as a deadlock.
 #![allow(dead_code)]
 
+#[path = "interleavings/commits.rs"]
+mod commits;
+#[path = "../src/db/handover.rs"]
+mod handover;
 #[path = "interleavings/tasks.rs"]
 mod tasks;
 #[path = "../src/worker.rs"]
@@ -20,8 +24,15 @@ use shuttle::thread;
 use tasks::{Mutex, Signal, Thread, lock, now};
 use worker::Worker;
 
-/// Interleavings to try of each model.
+/// Interleavings to try of each model and with each scheduler.
 const TRIES: usize = 2_000;
+
+/// Runs a model under schedulers that choose at random, and that let one thread
+/// run on but for few changes.
+fn tries(model: impl Fn() + Send + Sync + Clone + 'static) {
+    shuttle::check_random(model.clone(), TRIES);
+    shuttle::check_pct(model, TRIES, 3);
+}
 
 /// The capture thread beside what it has done.
 #[derive(Default)]
@@ -76,7 +87,7 @@ impl House {
 /// waits for ever for a thread that never heard that it should end.
 #[test]
 fn the_capture_thread_ends_when_told() {
-    let model = || {
+    tries(|| {
         let house = Arc::new(House::default());
         let resting = {
             let house = Arc::clone(&house);
@@ -90,16 +101,14 @@ fn the_capture_thread_ends_when_told() {
         resting.join().unwrap();
         house.stop();
         assert_eq!(lock(&house.done).threads, 0);
-    };
-    shuttle::check_random(model, TRIES);
-    shuttle::check_pct(model, TRIES, 3);
+    });
 }
 
 /// A database that is opened while the last other one closes gets its seal,
 /// whoever of two closers is late.
 #[test]
 fn work_survives_the_end_of_the_capture_thread() {
-    let model = || {
+    tries(|| {
         let house = Arc::new(House::default());
         let closers: Vec<_> = (1..3)
             .map(|id| {
@@ -118,7 +127,5 @@ fn work_survives_the_end_of_the_capture_thread() {
         }
         house.stop();
         assert_eq!(lock(&house.done).threads, 0);
-    };
-    shuttle::check_random(model, TRIES);
-    shuttle::check_pct(model, TRIES, 3);
+    });
 }

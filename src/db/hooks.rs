@@ -31,25 +31,19 @@ impl Db {
     #[inline]
     pub fn note_published(&self, header: &WalIndexHeader) {
         let note = (u64::from(header.salts[0]) << 32) | u64::from(header.mx_frame);
-        if self.note.load(Ordering::Relaxed) == note {
-            return;
-        }
-        // In one order with the worker, which clears `armed` before it looks at
-        // the note: one of the two sees what the other one did.
-        self.note.store(note, Ordering::SeqCst);
-        if !self.armed.load(Ordering::SeqCst) {
+        if self.handover.publish(note) {
             self.arm();
         }
     }
 
     /// What [`Db::first_read`] wants to know from before the header was read.
     pub fn noted(&self) -> u64 {
-        self.note.load(Ordering::SeqCst)
+        self.handover.noted()
     }
 
     #[cold]
     pub(crate) fn arm(&self) {
-        if self.armed.swap(true, Ordering::SeqCst) {
+        if !self.handover.arm() {
             return;
         }
         self.counters.change();
@@ -77,8 +71,7 @@ impl Db {
     /// Notes an end that was read after the note was `noted`. A newer note stands.
     pub(crate) fn note_if(&self, noted: u64, header: &WalIndexHeader) {
         let note = (u64::from(header.salts[0]) << 32) | u64::from(header.mx_frame);
-        let newer = self.note.compare_exchange(noted, note, Ordering::SeqCst, Ordering::SeqCst);
-        if newer.is_ok() && note != noted {
+        if self.handover.renew(noted, note) {
             self.arm();
         }
     }
@@ -149,7 +142,7 @@ impl Db {
     }
 
     fn uncaptured_frames(&self) -> u32 {
-        let captured = self.captured.load(Ordering::Acquire);
+        let captured = self.handover.captured_to();
         let Published { salt1, mx_frame } = self.published();
         if (captured >> 32) as u32 == salt1 {
             mx_frame.saturating_sub(captured as u32)
@@ -178,7 +171,7 @@ impl Db {
             self.log(Level::Error, &format!("{why} and its end cannot be captured: {e}"));
             // The gap holds in memory even when its record cannot be written.
             let _ = self.declare_gap(capture, Gap::CaptureFailed);
-            self.captured.store(self.note.load(Ordering::Acquire), Ordering::Release);
+            self.handover.captured(self.handover.noted());
         } else if let (None, Some(gap)) = (before, capture.gap()) {
             self.count_gap(gap);
         }
@@ -191,7 +184,7 @@ impl Db {
         if !self.capture_now(why, LAST_WAIT, last) {
             self.log(Level::Error, &format!("{why} while another process captures: a gap"));
             self.peek().remember_gap(Gap::CaptureFailed);
-            self.captured.store(self.note.load(Ordering::Acquire), Ordering::Release);
+            self.handover.captured(self.handover.noted());
         }
     }
 
@@ -218,8 +211,7 @@ impl Db {
         self.peek().release_wal();
         // With the WAL its end is gone: measured against a snapshot of the closed
         // database it would look like frames that were never captured.
-        self.note.store(0, Ordering::Release);
-        self.captured.store(0, Ordering::Release);
+        self.handover.forget();
     }
 
     /// Everything is captured and the database file is as the checkpoint left
@@ -238,7 +230,7 @@ impl Db {
 
     /// A connection with a private wal-index committed into the WAL.
     pub fn wal_written(&self) {
-        self.hidden_wal.store(true, Ordering::Release);
+        self.handover.hide();
         if !self.started.swap(true, Ordering::AcqRel) {
             self.kick();
         }

@@ -6,6 +6,7 @@
 //! is about to go away.
 
 mod client;
+mod handover;
 mod hold;
 mod hooks;
 mod moved;
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 use crate::capture::{Capture, Gap, Published};
 use crate::clock::{Clock, Random};
 use crate::config::DbConfig;
+use crate::db::handover::Handover;
 use crate::error::Result;
 use crate::history::Baseline;
 use crate::host::Host;
@@ -60,14 +62,8 @@ pub struct Db {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 
-    /// Published end of the WAL: first salt in the upper half, last frame in the lower.
-    note: AtomicU64,
-    /// What `note` was when capture last was up to date.
-    captured: AtomicU64,
-    /// The worker was told and has not begun.
-    armed: AtomicBool,
-    /// Commits may be in a WAL whose index is private to its connection.
-    hidden_wal: AtomicBool,
+    /// What was published and what was captured.
+    handover: Handover,
     /// Wall-clock milliseconds of the oldest commit that is not sealed; 0: none.
     armed_at_ms: AtomicU64,
     /// Page size as connections showed it: by whole pages read in the file, by
@@ -156,13 +152,12 @@ impl Db {
     }
 
     pub(crate) fn published(&self) -> Published {
-        let n = self.note.load(Ordering::Acquire);
+        let n = self.handover.noted();
         Published { salt1: (n >> 32) as u32, mx_frame: n as u32 }
     }
 
     pub(crate) fn is_caught_up(&self) -> bool {
-        self.captured.load(Ordering::Acquire) == self.note.load(Ordering::Acquire)
-            && !self.hidden_wal.load(Ordering::Acquire)
+        self.handover.is_caught_up()
     }
 
     /// A fault of ours was caught at the border: replication of this database
@@ -197,24 +192,24 @@ impl Db {
     ///
     /// A gap is no error here: it makes the shipper take a snapshot.
     pub(crate) fn capture_locked(&self, capture: &mut Capture) -> Result<()> {
-        let note = self.note.load(Ordering::SeqCst);
+        let note = self.handover.noted();
         self.stop_if_moved();
         if matches!(lock(&self.ship).history, History::Conflict(_)) {
             // Nothing will be shipped: the WAL need not wait and the spool not grow.
-            self.captured.store(note, Ordering::Release);
+            self.handover.captured(note);
             return if capture.gap().is_none() {
                 capture.declare_gap(Gap::Unproven)
             } else {
                 Ok(())
             };
         }
-        let hidden = self.hidden_wal.swap(false, Ordering::SeqCst);
+        let hidden = self.handover.take_hidden();
         let before = capture.gap();
         let published = Published { salt1: (note >> 32) as u32, mx_frame: note as u32 };
         let outcome = if hidden { capture.capture_hidden() } else { capture.capture_to(published) };
         match outcome {
             Ok(_) => {
-                self.captured.store(note, Ordering::Release);
+                self.handover.captured(note);
                 if before.is_none()
                     && let Some(gap) = capture.gap()
                 {
@@ -224,7 +219,7 @@ impl Db {
             }
             Err(e) => {
                 if hidden {
-                    self.hidden_wal.store(true, Ordering::Release);
+                    self.handover.hide();
                 }
                 self.set_error(format!("{e}; commits stay in the WAL and are captured later"));
                 Err(e)
@@ -295,12 +290,12 @@ impl Db {
         let Some(capture) = guard.as_mut() else {
             // The commits stay in the WAL; another process may capture them.
             drop(guard);
-            self.armed.store(false, Ordering::SeqCst);
+            self.handover.begin();
             self.signal_captured();
             self.try_again();
             return Ok(None);
         };
-        if self.armed.swap(false, Ordering::SeqCst) {
+        if self.handover.begin() {
             self.counters.change();
         }
         let since_ms = self.armed_at_ms.load(Ordering::Acquire);

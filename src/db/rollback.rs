@@ -65,8 +65,7 @@ impl Db {
     pub fn rollback_commit(&self, writes: &mut Writes, file: &dyn OwnFile) {
         self.counters.change();
         // What the WAL's end was is history: it was checkpointed before this.
-        self.note.store(0, Ordering::SeqCst);
-        self.captured.store(0, Ordering::SeqCst);
+        self.handover.forget();
         if let Some(page_size) = writes.page_size() {
             self.note_page_size(page_size);
         }
@@ -137,10 +136,7 @@ impl Db {
 
     /// Capture begins anew at the first frame of the WAL.
     pub(crate) fn recapture(&self) {
-        self.captured.store(0, Ordering::SeqCst);
-        if self.published().mx_frame == 0 {
-            self.hidden_wal.store(true, Ordering::SeqCst);
-        }
+        self.handover.recapture();
     }
 
     /// Since when something waits to be sealed.
