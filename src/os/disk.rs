@@ -77,6 +77,8 @@ pub fn stat(path: &Path) -> Result<Option<FileStat>> {
 pub struct File {
     file: Kind,
     path: PathBuf,
+    /// Device and inode, once they were asked: they stay while it is open.
+    identity: OnceLock<(u64, u64)>,
 }
 
 /// Descriptors of ours, and the files behind them. A forked child has them too;
@@ -151,10 +153,14 @@ impl File {
         #[cfg(feature = "simulation")]
         if let Some(disk) = simulated_disk() {
             let file = disk.open(path, false).map_err(|e| Error::io("open", path, e))?;
-            return Ok(File { file: Kind::Simulated(file), path: path.to_owned() });
+            return Ok(File {
+                file: Kind::Simulated(file),
+                path: path.to_owned(),
+                identity: OnceLock::new(),
+            });
         }
         let file = fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
-        Ok(File { file: Kind::Real(file), path: path.to_owned() })
+        Ok(File { file: Kind::Real(file), path: path.to_owned(), identity: OnceLock::new() })
     }
 
     /// Opens for reading and writing; makes it with a private mode, owned by
@@ -166,7 +172,11 @@ impl File {
         #[cfg(feature = "simulation")]
         if let Some(disk) = simulated_disk() {
             let file = disk.open(path, true).map_err(|e| Error::io("open", path, e))?;
-            return Ok(File { file: Kind::Simulated(file), path: path.to_owned() });
+            return Ok(File {
+                file: Kind::Simulated(file),
+                path: path.to_owned(),
+                identity: OnceLock::new(),
+            });
         }
         let mut options = fs::OpenOptions::new();
         options.read(true).write(true).mode(PRIVATE_FILE);
@@ -191,7 +201,7 @@ impl File {
             let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
             kept.push((file.as_raw_fd(), (m.dev(), m.ino())));
         }
-        File { file: Kind::Real(file), path: path.to_owned() }
+        File { file: Kind::Real(file), path: path.to_owned(), identity: OnceLock::new() }
     }
 
     /// Opens for reading and writing.
@@ -202,7 +212,11 @@ impl File {
         #[cfg(feature = "simulation")]
         if let Some(disk) = simulated_disk() {
             let file = disk.open(path, false).map_err(|e| Error::io("open", path, e))?;
-            return Ok(File { file: Kind::Simulated(file), path: path.to_owned() });
+            return Ok(File {
+                file: Kind::Simulated(file),
+                path: path.to_owned(),
+                identity: OnceLock::new(),
+            });
         }
         let file = fs::OpenOptions::new().read(true).write(true).open(path);
         let file = file.map_err(|e| Error::io("open", path, e))?;
@@ -211,12 +225,16 @@ impl File {
 
     /// Whether the path still leads to this very file.
     pub fn is_in_place(&self) -> bool {
-        let mine = on_file!(self.file,
-            f => f.metadata().map(|m| (m.dev(), m.ino())), f => f.identity());
-        match (mine, stat(&self.path)) {
-            (Ok(mine), Ok(Some(there))) => mine == (there.dev, there.ino),
-            _ => false,
-        }
+        let mine = match self.identity.get() {
+            Some(known) => *known,
+            None => {
+                let asked = on_file!(self.file,
+                    f => f.metadata().map(|m| (m.dev(), m.ino())), f => f.identity());
+                let Ok(asked) = asked else { return false };
+                *self.identity.get_or_init(|| asked)
+            }
+        };
+        matches!(stat(&self.path), Ok(Some(there)) if mine == (there.dev, there.ino))
     }
 
     /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end.
