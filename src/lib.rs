@@ -17,6 +17,7 @@ pub mod config_file;
 pub mod db;
 mod difference;
 pub mod error;
+mod growth;
 mod history;
 pub mod host;
 pub mod ledger;

@@ -19,7 +19,7 @@ use crate::ltx::{Encoder, HEADER_SIZE, Header, PageForm, Txid};
 use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode, holds};
 use crate::shipped::Shipped;
 use crate::stream::ChunkWriter;
-use crate::{bookkeeping, history, sibling, snapshot, tasks};
+use crate::{bookkeeping, growth, history, sibling, snapshot, tasks};
 
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -321,6 +321,9 @@ fn encode(
 async fn ship_segments(db: &Arc<Db>, front: Arc<Pending>) -> Result<()> {
     let mut ready = prepare(Arc::clone(db), front).await?;
     loop {
+        if !growth::continues(db, ready.header, &ready.pending).await? {
+            return Ok(());
+        }
         let txid = ready.header.min_txid;
         let next =
             lock(&db.ship).pending.iter().find(|p| p.segment.txid() == txid.next()).map(Arc::clone);
