@@ -4,17 +4,17 @@
 
 use std::sync::Arc;
 
-use crate::capture::{Capture, Gap};
+use crate::capture::{Capture, Gap, Outcome, Published};
 use crate::db::{Db, History, Pending, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ledger::{self, Builder, Sums};
 use crate::log::Level;
-use crate::ltx::{HEADER_SIZE, Header, Pgno, Txid, page_checksum};
+use crate::ltx::{HEADER_SIZE, Header, Pgno, Txid, lock_pgno, page_checksum};
 use crate::pages::{Origin, Pages};
 use crate::plan::{Target, calc_restore_plan, list_levels};
 use crate::replica::{acknowledge, conflict, prepared_equals, stored_header_is};
 use crate::replica_client::{FileId, FileInfo, ReplicaClient, SNAPSHOT_LEVEL};
-use crate::restore::{PageSink, ReplayOptions, replay};
+use crate::restore::{PageSet, PageSink, ReplayOptions, replay};
 use crate::shipped::{self, Shipped};
 use crate::{bookkeeping, difference, snapshot, tasks};
 
@@ -24,6 +24,8 @@ pub(crate) struct Baseline {
     page_size: u32,
     commit: Pgno,
     sums: Sums,
+    /// Pages captured before this state, if it is not the one that capture began at.
+    written: Option<PageSet>,
 }
 
 /// Name, for a moment, of the file that holds them.
@@ -236,20 +238,33 @@ async fn join(db: &Arc<Db>, file: FileInfo, trusted: bool) -> Result<bool> {
         return Ok(true);
     }
     let baseline = baseline(db).await?;
-    match baseline {
-        Some(baseline) => match compare(db, file, baseline).await? {
-            None => {
-                db.log(
-                    Level::Info,
-                    &format!("the database equals the replica's TXID {}; going on", file.id.max),
-                );
-                remember_newest(db, file).await?;
-                Ok(true)
-            }
-            Some(why) => differ(db, file, &why).await,
-        },
-        None => differ(db, file, "the database could not be read to compare them").await,
+    let Some(baseline) = baseline else {
+        return differ(db, file, "the database could not be read to compare them").await;
+    };
+    let later = baseline.written.is_some();
+    if let Some(why) = compare(db, file, baseline).await? {
+        return differ(db, file, &why).await;
     }
+    let equal = if later { "continues" } else { "equals" };
+    db.log(
+        Level::Info,
+        &format!("the database {equal} the replica's TXID {}; going on", file.id.max),
+    );
+    // Whether what others captured begins at the state that was compared cannot
+    // be told: what the next file must hold is found by comparing once more.
+    let unsure = match db.capture().as_mut() {
+        Some(capture) if (later || capture.is_shared()) && capture.gap().is_none() => {
+            db.declare_gap(capture, Gap::Unproven)
+        }
+        Some(_) => Ok(()),
+        None => Err(Error::new(
+            ErrorKind::Transient,
+            format!("{} is being captured by another process", db.path.display()),
+        )),
+    };
+    unsure?;
+    remember_newest(db, file).await?;
+    Ok(true)
 }
 
 /// Keeps the header of a joined chain's newest file, so that the next open
@@ -378,7 +393,7 @@ impl Db {
         drop(guard);
         let db = Arc::clone(self);
         let Some(store) = self.store.upgrade() else { return };
-        let task = store.spawn_blocking(move || match checksums(&db, pages) {
+        let task = store.spawn_blocking(move || match checksums(&db, pages, None) {
             Ok(baseline) => Some(baseline),
             Err(e) => {
                 db.log(Level::Debug, &format!("no baseline: {e}"));
@@ -419,7 +434,7 @@ impl Db {
         }
         let pages = follow_at_rest(self, capture)?;
         drop(guard);
-        checksums(self, pages).map(Some)
+        checksums(self, pages, None).map(Some)
     }
 }
 
@@ -437,10 +452,27 @@ fn follow_at_rest(db: &Arc<Db>, capture: &mut Capture) -> Result<Pages> {
     Ok(pages)
 }
 
-fn checksums(db: &Db, pages: Pages) -> Result<Baseline> {
+/// The pages that were captured between the first read, by another process, and
+/// the state `pages`; none when nobody follows, so that one may begin there.
+fn written(capture: &mut Capture, pages: &Pages) -> Option<PageSet> {
+    if capture.gap().is_some() {
+        return None;
+    }
+    let (salt1, mx_frame) = (pages.header.salts[0], pages.header.mx_frame);
+    if capture.capture_to(Published { salt1, mx_frame }).ok()? != Outcome::UpToDate {
+        return None;
+    }
+    let mut set = PageSet::default();
+    for pgno in capture.open_page_numbers()? {
+        set.insert(pgno);
+    }
+    Some(set)
+}
+
+fn checksums(db: &Db, pages: Pages, written: Option<PageSet>) -> Result<Baseline> {
     let sums = Sums::scratch(&db.vfs_dir().join(BASELINE_FILE), db.owner)?;
     let (page_size, commit) = (pages.header.page_size, pages.header.n_page);
-    let mut b = Baseline { page_size, commit, sums };
+    let mut b = Baseline { page_size, commit, sums, written };
     pages.for_each(|pgno, page| b.sums.set(pgno, page_checksum(pgno, page)).map(drop))?;
     Ok(b)
 }
@@ -460,13 +492,17 @@ async fn baseline(db: &Arc<Db>) -> Result<Option<Baseline>> {
         let open = db.connections.load(std::sync::atomic::Ordering::Acquire) > 0;
         let pages = if (open && snapshot::in_wal_mode(&db)?) || Pages::at_rest(&db)?.is_none() {
             let pages = Pages::pin(&db)?;
-            capture.follow_from(&pages.header, Txid(0), Txid(1))?;
-            pages
+            let written = written(capture, &pages);
+            if written.is_none() {
+                capture.follow_from(&pages.header, Txid(0), Txid(1))?;
+            }
+            drop(guard);
+            return checksums(&db, pages, written).map(Some);
         } else {
             follow_at_rest(&db, capture)?
         };
         drop(guard);
-        checksums(&db, pages).map(Some)
+        checksums(&db, pages, None).map(Some)
     });
     now.await.map_err(|e| {
         Error::new(ErrorKind::Internal, "reading the database failed").with_source(e)
@@ -504,7 +540,7 @@ fn compare_blocking(
     let plan = calc_restore_plan(&levels, Target::Latest)?;
     let client = Arc::clone(&db.client.client);
     let next = bookkeeping::begin_next(db);
-    let mut sink = Compare { db, baseline, next, first: None, differing: 0 };
+    let mut sink = Compare { db, baseline, next, first: None, differing: 0, written: 0, commit: 0 };
     let summary = replay(client, runtime, &plan, &ReplayOptions::default(), &mut sink)?;
     if summary.txid != newest.max_txid {
         return Err(Error::new(
@@ -514,6 +550,7 @@ fn compare_blocking(
     }
     difference::complete(db, sink.next.take(), &newest);
     ledger::promote(&db.vfs_dir(), &newest)?;
+    sink.judge_written();
     Ok(sink.text())
 }
 
@@ -524,9 +561,28 @@ struct Compare<'a> {
     /// What differs first, and how many things do.
     first: Option<String>,
     differing: u64,
+    /// Pages that differ because they were written since capture began.
+    written: u64,
+    /// Pages there.
+    commit: Pgno,
 }
 
 impl Compare<'_> {
+    /// What was written since hides what was there before. If that is much, it
+    /// may have been another database's.
+    fn judge_written(&mut self) {
+        let lock = lock_pgno(self.baseline.page_size);
+        let grown = self.commit.saturating_add(1)..=self.baseline.commit;
+        let Some(set) = &self.baseline.written else { return };
+        let missing = grown.into_iter().find(|p| *p != lock && !set.contains(*p));
+        if let Some(pgno) = missing {
+            self.note(|| format!("page {pgno} is not there"));
+        }
+        if self.written * 2 > u64::from(self.commit) {
+            self.note(|| "most of it was written since it was opened".to_owned());
+        }
+    }
+
     fn note(&mut self, what: impl FnOnce() -> String) {
         self.differing += 1;
         self.first.get_or_insert_with(what);
@@ -543,9 +599,10 @@ impl Compare<'_> {
 impl PageSink for Compare<'_> {
     fn begin(&mut self, page_size: u32, commit: Pgno) -> Result<()> {
         let b = (self.baseline.page_size, self.baseline.commit);
+        self.commit = commit;
         if b.0 != page_size {
             self.note(|| format!("the page size is {} here and {page_size} there", b.0));
-        } else if b.1 != commit {
+        } else if b.1 != commit && self.baseline.written.is_none() {
             self.note(|| format!("it has {} pages here and {commit} there", b.1));
         }
         Ok(())
@@ -554,7 +611,13 @@ impl PageSink for Compare<'_> {
     fn page(&mut self, pgno: Pgno, data: &[u8]) -> Result<()> {
         let sum = page_checksum(pgno, data);
         difference::note(self.db, &mut self.next, pgno, sum);
-        if self.baseline.sums.get(pgno)? != sum {
+        let gone = self.baseline.written.is_some() && pgno > self.baseline.commit;
+        if gone || self.baseline.sums.get(pgno)? == sum {
+            return Ok(());
+        }
+        if self.baseline.written.as_ref().is_some_and(|set| set.contains(pgno)) {
+            self.written += 1;
+        } else {
             self.note(|| format!("page {pgno} differs"));
         }
         Ok(())

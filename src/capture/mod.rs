@@ -30,7 +30,7 @@ use crate::capture::recover::Place;
 use crate::capture::segment::{Seal, Segment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Salts, WalIndexHeader};
-use crate::ltx::{Txid, lock_pgno};
+use crate::ltx::{Pgno, Txid, lock_pgno};
 use crate::os::disk::{self as os, File};
 
 /// The published end of the WAL, as noted on the commit path.
@@ -98,6 +98,13 @@ impl Capture {
     /// Directory of the spool.
     pub fn dir(&self) -> &Path {
         &self.place.dir
+    }
+
+    /// Pages in the open segment, whoever captured them; none when it cannot be read.
+    pub fn open_page_numbers(&mut self) -> Option<Vec<Pgno>> {
+        self.load_open().ok()?;
+        let numbers = |s: &Segment| s.page_numbers();
+        Some(self.segment.as_ref().map(numbers).unwrap_or_default())
     }
 
     /// Bytes of the open segment.

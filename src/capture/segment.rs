@@ -444,6 +444,11 @@ impl Segment {
         self.pages.contains(pgno)
     }
 
+    /// The pages that are here. The segment is loaded.
+    pub fn page_numbers(&self) -> Vec<Pgno> {
+        self.pages.sorted().into_iter().map(|(pgno, _)| pgno).collect()
+    }
+
     /// Number of pages in use, as far as it was read.
     pub fn page_count(&self) -> usize {
         self.pages.len()

@@ -1,10 +1,12 @@
 #!/usr/bin/python3
 """Kill the workers and the master of a pre-fork server at random, and check what is left.
 
-usage: prefork.py SECONDS [--workers N] [--replica file|s3] [--seed N] [--keep]
+usage: prefork.py SECONDS [--workers N] [--replica file|s3] [--seed N] [--rush] [--keep]
 
 Workers are killed every few hundred milliseconds, the master now and then; a cron job
-writes beside them; sometimes everything is killed at once and storage is looked at.
+writes beside them; sometimes everything is killed at once, storage is looked at, and now
+and then the server goes on elsewhere from what it has (with --rush without a quiet
+first open there).
 At the end:
   - the live database is sound, and has every commit that a writer saw succeed;
   - after one last open and close storage has all of it: restored by our command and by
@@ -41,6 +43,8 @@ from state import Broken, verify  # noqa: E402
 SERVER = ROOT / "tests/crash/prefork_server.py"
 # Numbers of the chain that are restored beside the last one.
 STATES = 12
+# How often the machine is lost when everything is killed.
+MOVED = 0.4
 GAP = re.compile(r" WARN .*gap[^(:]*(?:\((\w+)\)|: (\w+))")
 SNAPSHOT = re.compile(r"snapshot [0-9a-f]{16}.* stored")
 CONFLICT = re.compile(r"conflict|another (process|writer)|shipped twice|panick|fault", re.I)
@@ -53,8 +57,9 @@ class Failure(Exception):
 class Server:
     """The database, its processes, and what happened to them."""
 
-    def __init__(self, directory, replica, rng, workers):
-        self.dir, self.replica, self.rng = directory, replica, rng
+    def __init__(self, directory, replica, rng, options):
+        self.dir, self.replica, self.rng, self.rush = directory, replica, rng, options.rush
+        workers = options.workers
         self.path, self.pids, self.log = directory / "app.db", directory / "pids", directory / "log"
         self.pids.mkdir()
         self.journal = Journal(directory / "journal")
@@ -185,12 +190,26 @@ class Server:
         if self.replica.last():
             copy = self.restored()
             shown = verify(copy)
-            self.rmcopy(copy)
             if not marks["a"] <= shown <= marks["b"]:
                 raise Failure(f"storage shows commit {shown}, the journal says {marks}")
+            if self.rng.random() < MOVED:
+                self.move(copy, shown)
+            self.rmcopy(copy)
         elif marks["a"]:
             raise Failure(f"storage is empty, commit {marks['a']} was acknowledged")
         self.master = self.start("serve")
+
+    def move(self, copy, shown):
+        """The machine is lost: another one goes on from what was restored."""
+        shutil.rmtree(self.path.with_name(f".{self.path.name}-litestream"), ignore_errors=True)
+        for suffix in ("-wal", "-shm"):
+            pathlib.Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        copy.replace(self.path)
+        self.journal.restart(shown)
+        self.events["machine lost"] += 1
+        if not self.rush:
+            # Killed before it was compared with the chain, it would be a conflict.
+            self.last_open()
 
     def stop(self):
         self.master.terminate()
@@ -287,7 +306,7 @@ def storm(options, replica_of):
     """One run; returns whether everything held."""
     rng = random.Random(options.seed)
     directory = pathlib.Path(tempfile.mkdtemp(prefix="litestream-prefork-"))
-    server = Server(directory, replica_of(directory), rng, options.workers)
+    server = Server(directory, replica_of(directory), rng, options)
     try:
         server.run(options.seconds)
         server.stop()
@@ -314,6 +333,7 @@ def main():
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--replica", choices=["file", "s3"], default="file")
     parser.add_argument("--seed", default=str(time.time_ns()))
+    parser.add_argument("--rush", action="store_true")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
     print(f"prefork: seed {options.seed}", flush=True)

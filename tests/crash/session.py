@@ -27,6 +27,15 @@ class Journal:
     def error(self, text):
         os.write(self.file, f"! {text!r}\n".encode())
 
+    def restart(self, n):
+        """Only the commits up to `n` exist any more, and those are stored."""
+        _, errors = self.read()
+        os.ftruncate(self.file, 0)
+        for kind in "bca":
+            self.note(kind, n)
+        for text in errors:
+            os.write(self.file, f"! {text}\n".encode())
+
     def read(self):
         """({"b": highest, "c": highest, "a": highest}, errors)."""
         highest, errors = {"b": 0, "c": 0, "a": 0}, []
