@@ -328,19 +328,19 @@ impl MainFile {
 
     /// Outside WAL mode every write of the file is a transaction's or the
     /// playback of one; in WAL mode it is a checkpoint's.
-    pub(crate) fn before_write(&self, at: i64, n: i32) {
+    pub(crate) fn before_write(&self, at: i64, n: i32, file: &dyn OwnFile) {
         if !self.shared.is_wal()
             && let Some(db) = self.db()
         {
-            self.transaction.write(db, at.unsigned_abs(), n.unsigned_abs());
+            self.transaction.write(db, at.unsigned_abs(), n.unsigned_abs(), file);
         }
     }
 
-    pub(crate) fn before_truncate(&self, size: i64) {
+    pub(crate) fn before_truncate(&self, size: i64, file: &dyn OwnFile) {
         if !self.shared.is_wal()
             && let Some(db) = self.db()
         {
-            self.transaction.truncate(db, size.unsigned_abs());
+            self.transaction.truncate(db, size.unsigned_abs(), file);
         }
     }
 

@@ -27,21 +27,21 @@ impl Transaction {
     }
 
     /// The file is about to be written.
-    pub(crate) fn write(&self, db: &Db, at: u64, len: u32) {
-        let mut writes = self.begun(db);
+    pub(crate) fn write(&self, db: &Db, at: u64, len: u32, file: &dyn OwnFile) {
+        let mut writes = self.begun(db, file);
         writes.write(at, len);
     }
 
     /// The file is about to be cut to or grown to `size` bytes.
-    pub(crate) fn truncate(&self, db: &Db, size: u64) {
-        let mut writes = self.begun(db);
+    pub(crate) fn truncate(&self, db: &Db, size: u64, file: &dyn OwnFile) {
+        let mut writes = self.begun(db, file);
         writes.truncate(size);
     }
 
-    fn begun(&self, db: &Db) -> std::cell::RefMut<'_, Writes> {
+    fn begun(&self, db: &Db, file: &dyn OwnFile) -> std::cell::RefMut<'_, Writes> {
         let writes = self.writes.borrow_mut();
         if writes.is_empty() {
-            db.rollback_begin(self.reserved.get());
+            db.rollback_begin(self.reserved.get(), file);
         }
         writes
     }

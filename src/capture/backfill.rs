@@ -74,6 +74,7 @@ impl Capture {
         };
         p.backfill = p.backfill_serial.wrapping_add(1).max(1);
         p.backfill_serial = p.backfill;
+        p.head = None;
         self.partial = false;
         let id = Backfill(p.backfill);
         self.attach_segment().map_err(Stop::into_error)?;

@@ -414,6 +414,7 @@ impl Capture {
     pub fn set_clean(&mut self, clean: Option<CleanMark>) -> Result<()> {
         if self.position.following && self.position.clean != clean {
             self.position.clean = clean;
+            self.position.head = None;
             self.write_position()?;
         }
         Ok(())
@@ -540,6 +541,7 @@ impl Capture {
         };
         // Without a WAL the file alone is the state, and its times will prove it.
         self.position.clean = if found.is_none() { self.clean_mark()? } else { None };
+        self.position.head = None;
         self.position.snapshot_pending = snapshot;
         self.position.segment = SegmentMark {
             txid: next,

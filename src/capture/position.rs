@@ -17,7 +17,8 @@
 //!  48  8  next salts              136  8  TXID of the snapshot under way, or 0
 //!  56  8  sequence number         144  8  hash of the replica's URL
 //! 152  8  backfill under way      160  8  last backfill's number
-//! 168  8  process that is dirty   176 72  zeros
+//! 168  8  process that is dirty   176 16  clean: bytes 24..40 of the database
+//! 192 56  zeros
 //! 248  8  CRC-64 of bytes 0..248
 //! ```
 //!
@@ -48,6 +49,7 @@ const RESTARTED: u32 = 8;
 const DIRTY: u32 = 16;
 const UNKNOWN_CHAIN: u32 = 32;
 const BACKFILL: u32 = 64;
+const HEAD: u32 = 128;
 
 /// Where in the WAL everything before has been captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,6 +92,12 @@ pub struct CleanMark {
     pub ctime_ns: i64,
 }
 
+/// Bytes 24..40 of the database file, by which SQLite itself tells outside WAL
+/// mode whether somebody wrote it; of an encrypted one they are as telling.
+pub type Head = [u8; 16];
+/// Where in the file they are.
+pub const HEAD_OFFSET: u64 = 24;
+
 /// The whole record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Position {
@@ -128,6 +136,9 @@ pub struct Position {
     pub identity: (u64, u64),
     /// Set when the WAL was about to be deleted with everything captured.
     pub clean: Option<CleanMark>,
+    /// What the file held there when `clean` was recorded, if that was looked at:
+    /// its times tell nothing of writes within one tick of the clock.
+    pub head: Option<Head>,
     /// TXID of a snapshot that is on its way to storage; 0: none.
     pub snapshot_pending: Txid,
     /// Hash of the replica's URL.
@@ -147,6 +158,7 @@ impl Position {
             (self.dirty, DIRTY),
             (self.unknown_chain, UNKNOWN_CHAIN),
             (self.backfill != 0, BACKFILL),
+            (self.head.is_some(), HEAD),
         ] {
             if on {
                 flags |= bit;
@@ -192,6 +204,7 @@ impl Position {
         ] {
             b[at..at + 8].copy_from_slice(&v.to_le_bytes());
         }
+        b[176..192].copy_from_slice(&self.head.unwrap_or_default());
         let crc = crc64(&b[..BODY_LEN]);
         b[BODY_LEN..].copy_from_slice(&crc.to_le_bytes());
         b
@@ -261,6 +274,8 @@ impl Position {
                 mtime_ns: u64_at(120).cast_signed(),
                 ctime_ns: u64_at(128).cast_signed(),
             }),
+            head: (version > 1 && flags & HEAD != 0)
+                .then(|| b[176..192].try_into().unwrap_or_default()),
             snapshot_pending: Txid(u64_at(136)),
             replica: u64_at(144),
         })
@@ -302,6 +317,7 @@ mod tests {
             },
             identity: (10, 11),
             clean: Some(CleanMark { size: 12, mtime_ns: -13, ctime_ns: 14 }),
+            head: Some(*b"change counter 1"),
             snapshot_pending: Txid(15),
             replica: 16,
         }
@@ -361,6 +377,7 @@ mod tests {
             unknown_chain: false,
             sequence: 0,
             writer: 0,
+            head: None,
             ..p
         };
         assert_eq!(Position::decode(&b).unwrap(), known);

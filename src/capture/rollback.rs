@@ -7,7 +7,7 @@
 //! the changed pages back, appends them, and leaves a new mark. Whatever comes
 //! between, a killed process or a writer without the library, is a gap.
 
-use crate::capture::position::{CleanMark, WalPosition};
+use crate::capture::position::{CleanMark, HEAD_OFFSET, Head, WalPosition};
 use crate::capture::segment;
 use crate::capture::writes::Writes;
 use crate::capture::{Capture, Gap, Outcome, Stop};
@@ -21,16 +21,16 @@ const BATCH_BYTES: usize = 1 << 20;
 
 impl Capture {
     /// A transaction outside WAL mode is about to change the database file,
-    /// which is as `found` says; the caller holds the write lock.
+    /// which is as `found` and `file` say; the caller holds the write lock.
     ///
     /// # Errors
     /// The position could not be written.
-    pub fn begin_rollback(&mut self, found: Option<CleanMark>) -> Result<()> {
+    pub fn begin_rollback(&mut self, found: Option<CleanMark>, file: &dyn OwnFile) -> Result<()> {
         if self.position.following {
             // Under the write lock a mark of another transaction is that of a dead one.
             if self.position.dirty {
                 self.declare_gap(Gap::Interrupted)?;
-            } else if found.is_none() || self.position.clean != found {
+            } else if found.is_none() || self.position.clean != found || !self.is_head_of(file) {
                 self.declare_gap(Gap::Unproven)?;
             }
         }
@@ -60,6 +60,7 @@ impl Capture {
             Ok(commit) => {
                 self.position.commit = commit;
                 self.position.clean = mark();
+                self.position.head = head_of(file);
                 // There is no WAL any more, or not yet.
                 self.position.wal = WalPosition::default();
                 self.position.next_salts = None;
@@ -76,6 +77,11 @@ impl Capture {
             }
             Err(Stop::Error(e)) => Err(e),
         }
+    }
+
+    /// Whether the file begins as it did when it was captured last.
+    fn is_head_of(&self, file: &dyn OwnFile) -> bool {
+        self.position.head.is_none_or(|known| head_of(file) == Some(known))
     }
 
     /// Nobody knows what the transaction left in the file.
@@ -144,3 +150,13 @@ impl Capture {
         Ok(())
     }
 }
+
+fn head_of(file: &dyn OwnFile) -> Option<Head> {
+    let mut head = Head::default();
+    let got = file.read_at(&mut head, HEAD_OFFSET);
+    got.is_ok_and(|n| n == head.len()).then_some(head)
+}
+
+#[cfg(test)]
+#[path = "rollback_tests.rs"]
+mod tests;

@@ -32,7 +32,7 @@ impl Db {
     /// A connection outside WAL mode is about to change the database file for
     /// the first time since its last commit. `by_transaction`: it holds
     /// RESERVED; the playback of a hot journal does not.
-    pub fn rollback_begin(&self, by_transaction: bool) {
+    pub fn rollback_begin(&self, by_transaction: bool, file: &dyn OwnFile) {
         self.in_wal.store(false, Ordering::Release);
         self.counters.change();
         if self.is_faulted() {
@@ -45,9 +45,10 @@ impl Db {
         };
         let before = capture.gap();
         let begun = if by_transaction {
-            capture.begin_rollback(self.mark())
+            capture.begin_rollback(self.mark(), file)
         } else {
-            self.declare_gap(capture, Gap::Interrupted).and_then(|()| capture.begin_rollback(None))
+            self.declare_gap(capture, Gap::Interrupted)
+                .and_then(|()| capture.begin_rollback(None, file))
         };
         if before.is_none()
             && by_transaction

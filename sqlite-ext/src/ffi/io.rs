@@ -227,15 +227,15 @@ unsafe extern "C" fn main_write(
     at: i64,
 ) -> c_int {
     // SAFETY: a file of `MAIN`.
-    let shim = unsafe { main_of(f) };
-    hook((), || shim.hooks.before_write(at, n));
+    let (shim, own) = unsafe { (main_of(f), own_file(f)) };
+    hook((), || shim.hooks.before_write(at, n, &own));
     forward!(f, xWrite, SQLITE_IOERR, data, n, at)
 }
 
 unsafe extern "C" fn main_truncate(f: *mut sqlite3_file, size: i64) -> c_int {
     // SAFETY: a file of `MAIN`.
-    let shim = unsafe { main_of(f) };
-    hook((), || shim.hooks.before_truncate(size));
+    let (shim, own) = unsafe { (main_of(f), own_file(f)) };
+    hook((), || shim.hooks.before_truncate(size, &own));
     forward!(f, xTruncate, SQLITE_IOERR, size)
 }
 
