@@ -155,6 +155,42 @@ class FromSqlcipher(Encrypted):
         """)
         self.same_bytes()
 
+    def test_in_rollback_mode_and_back(self):
+        said = self.host("""
+            db = keyed(PATH, wal=False, **PARAMS)
+            db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+        """ + FILL + """
+            sync(db)
+            db.execute("PRAGMA journal_mode=WAL")
+        """ + FILL + """
+            sync(db)
+            db.execute("PRAGMA journal_mode=TRUNCATE")
+        """ + FILL + """
+            sync(db)
+            say(status=status(db))
+            db.close()
+        """)
+        self.assertEqual(said["status"]["gaps"], {})
+        self.same_bytes()
+
+    def test_what_a_program_without_the_library_wrote_is_repaired(self):
+        self.test_from_the_first_commit_on()
+        self.host("""
+            db = keyed(PATH)
+            db.execute("UPDATE t SET v = zeroblob(50) WHERE id < 5")
+            db.close()
+        """)
+        said = self.host("""
+            db = keyed(PATH, wal=False, **PARAMS)
+            scalar(db, "SELECT count(*) FROM t")
+            sync(db)
+            say(status=status(db))
+            db.close()
+        """)
+        self.assertEqual((said["status"]["gaps"], said["status"]["snapshots"]),
+                         ({"unproven": 1}, {}))
+        self.same_bytes()
+
     def test_the_restore_says_that_it_cannot_check_it(self):
         self.test_from_the_first_commit_on()
         output = self.dir / "checked.db"

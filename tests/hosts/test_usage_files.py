@@ -136,6 +136,30 @@ class Moved(HostCase):
             atexit.register(process.communicate, "")
         """)
 
+    def test_replaced_while_a_rollback_journal_is_used(self):
+        """SQLite itself then refuses to write; nothing of the new file is shipped."""
+        self.host(MOVED + """
+            db.execute("PRAGMA journal_mode=DELETE")
+            sync(db)
+            other = sqlite3.connect(PATH + "-new", isolation_level=None)
+            other.execute("CREATE TABLE other(v)")
+            other.close()
+            os.rename(PATH + "-new", PATH)
+            assert "readonly" in host_error(db.execute, "INSERT INTO t VALUES('after')")
+            db.close()
+        """)
+        self.assertEqual(self.rows(self.restored(), "SELECT v FROM t"), [("before",)])
+
+    def test_replaced_while_it_is_held_exclusively(self):
+        self.moved("""
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            scalar(db, "SELECT count(*) FROM t")
+            other = sqlite3.connect(PATH + "-new", isolation_level=None)
+            other.execute("CREATE TABLE other(v)")
+            other.close()
+            os.rename(PATH + "-new", PATH)
+        """)
+
     def test_renamed(self):
         self.moved("""
             os.rename(PATH, PATH + "-renamed")
