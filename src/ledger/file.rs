@@ -168,8 +168,11 @@ impl Ledger {
             }
             Ok(())
         })?;
-        sums.scan(file.commit.saturating_add(1), |pgno, sum| totals.remove(pgno, sum))?;
-        sums.cut(file.commit)?;
+        sums.flush()?;
+        if sums.file().len()? != len_of(file.commit) {
+            sums.scan(file.commit.saturating_add(1), |pgno, sum| totals.remove(pgno, sum))?;
+            sums.cut(file.commit)?;
+        }
         self.write_header(Header {
             commit: file.commit,
             txid: file.max_txid,

@@ -1,5 +1,6 @@
 """Gaps are repaired by what differs: what foreign programs do to a database costs what they changed."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -301,6 +302,35 @@ class Repairs(HostCase):
         """)
         self.assertIn("locked", said["at_once"])
         self.assertEqual((said["synchronous"], said["other"], said["timeout"]), (2, 1, 20000))
+
+
+class FullDisk(HostCase):
+    """The meta directory on a file system of sixteen megabytes."""
+
+    def test_r_60_a_full_disk_delays_a_repair_and_no_more(self):
+        meta = self.dir / "meta"
+        meta.mkdir()
+        words = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "none", str(meta)]
+        if subprocess.run(words, stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("cannot mount a small file system here")
+        self.addCleanup(subprocess.run, ["umount", "-l", str(meta)], check=True)
+        self.host(SETUP.replace("**PARAMS", "**PARAMS, meta_path=META"), META=meta)
+        subprocess.run(["sqlite3", str(self.db), "UPDATE t SET v = 'x' WHERE id % 4 = 0"],
+                       check=True)
+        free = os.statvfs(meta)
+        with open(meta / "ballast", "wb") as ballast:
+            ballast.write(bytes(free.f_bavail * free.f_frsize))
+        said = self.host("""
+            db = connect(PATH, **PARAMS, meta_path=META)
+            host_error(sync, db, 1500)
+            db.execute("UPDATE t SET v = 'y' WHERE id = 5")
+            os.unlink(META + "/ballast")
+            sync(db, 60000)
+            say(found=status(db))
+            db.close()
+        """, META=meta)
+        self.assertEqual(said["found"]["state"], "ok", said)
+        self.oracle()
 
 
 class Checksum(HostCase):
