@@ -133,7 +133,13 @@ async fn finish(db: &Arc<Db>) -> bool {
     }
     let for_rest = Arc::clone(db);
     // A panic there is reported by nobody else.
-    if tasks::spawn_blocking(move || for_rest.rest()).await.is_err() {
+    if tasks::spawn_blocking(move || {
+        for_rest.look_before_rest();
+        for_rest.rest();
+    })
+    .await
+    .is_err()
+    {
         db.fault("going to rest panicked");
     }
     db.ship_signal.notify_all();

@@ -269,7 +269,7 @@ impl Db {
     /// The wal-index tells what a process that died had committed.
     pub(crate) fn look_at_wal(&self) {
         let noted = self.noted();
-        if !self.host.threadsafe() {
+        if !self.host.threadsafe() || !self.wal_was_open() {
             return;
         }
         match self.host.pin() {
@@ -362,6 +362,20 @@ impl Db {
             sealed.into_iter().map(|segment| Pending { segment, since_ms }.into()).collect();
         ship.changed = true;
         Ok(())
+    }
+
+    /// Before a rest beside other processes: one may have died with commits that
+    /// it had not captured.
+    pub(crate) fn look_before_rest(&self) {
+        if !self.peek().is_shared() || !self.ships() || self.is_faulted() {
+            return;
+        }
+        self.look_at_wal();
+        if let Some(store) = self.store.upgrade()
+            && !self.is_caught_up()
+        {
+            store.schedule(self.identity, Duration::ZERO);
+        }
     }
 
     /// Gives the shipper lock and every descriptor back when there is nothing to

@@ -101,9 +101,11 @@ impl Db {
         self.in_wal.load(Ordering::Acquire)
     }
 
-    /// A checkpointer has its lock: soon the WAL may be restarted.
+    /// A checkpointer has its lock: soon the WAL may be restarted. What that
+    /// connection would capture itself is left to it: while other processes read,
+    /// every commit tries a checkpoint, and few of them lead to a restart.
     pub fn checkpoint_granted(&self) {
-        if !self.is_caught_up()
+        if self.uncaptured_frames() > INLINE_FRAMES_MAX
             && let Some(store) = self.store.upgrade()
         {
             store.capture_soon(self.identity);
@@ -165,8 +167,9 @@ impl Db {
         }
         let mut guard = self.capture_within(wait);
         let Some(capture) = guard.as_mut() else { return false };
+        let captured = self.capture_locked(capture);
         let before = capture.gap();
-        let done = self.capture_locked(capture).and_then(|()| last(capture));
+        let done = captured.and_then(|()| last(capture));
         if let Err(e) = done {
             self.log(Level::Error, &format!("{why} and its end cannot be captured: {e}"));
             // The gap holds in memory even when its record cannot be written.
