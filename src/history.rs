@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ledger::{self, Builder, Sums};
 use crate::log::Level;
 use crate::ltx::{HEADER_SIZE, Header, Pgno, Txid, lock_pgno, page_checksum};
+use crate::node::Node;
 use crate::pages::{Origin, Pages};
 use crate::plan::{Target, calc_restore_plan, list_levels};
 use crate::replica::{acknowledge, conflict, prepared_equals, stored_header_is};
@@ -56,6 +57,7 @@ pub(crate) async fn newest(
 /// Decides whether shipping goes on, and from which TXID.
 pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
     let dir = db.vfs_dir();
+    let node = know_node(db).await?;
     let known = Shipped::load(&dir)?;
     let trusted = lock(&db.ship).trusted;
     let seek = known.filter(|_| trusted).map_or(Txid(1), |(txid, _)| txid);
@@ -76,7 +78,58 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
             file.id.max
         }
     };
+    if node.rebooted {
+        let for_settle = Arc::clone(db);
+        let settled = tasks::spawn_blocking(move || {
+            let db = for_settle;
+            node.settle(&db.vfs_dir(), db.subject(), db.owner)
+        })
+        .await
+        .map_err(|e| Error::new(ErrorKind::Internal, "recording the boot failed").with_source(e))?;
+        *lock(&db.node) = Some(settled?);
+    }
     agree(db, acked)
+}
+
+/// The number that files from here carry, durable before the first of them.
+async fn know_node(db: &Arc<Db>) -> Result<Node> {
+    let for_read = Arc::clone(db);
+    let node = tasks::spawn_blocking(move || {
+        let db = for_read;
+        Node::of(&db.vfs_dir(), db.subject(), &*db.random, db.owner)
+    })
+    .await
+    .map_err(|e| Error::new(ErrorKind::Internal, "reading the node id failed").with_source(e))??;
+    *lock(&db.node) = Some(node);
+    Ok(node)
+}
+
+/// After a boot that local state did not survive: whether the newest file there
+/// was written from here. The chain then goes on from it, with whatever the
+/// database differs by now.
+async fn take_up(db: &Arc<Db>, file: FileInfo) -> Result<bool> {
+    let Some(node) = *lock(&db.node) else { return Ok(false) };
+    let newest = header_of(db, file).await?;
+    if !node.rebooted || newest.node_id != node.id {
+        return Ok(false);
+    }
+    db.log(
+        Level::Warn,
+        &format!(
+            "the machine was started anew and storage has more than is recorded here: going on \
+             after TXID {}, which was written from here",
+            file.id.max
+        ),
+    );
+    with_capture(db, |capture| match capture.gap() {
+        None => db.declare_gap(capture, Gap::Rewind),
+        Some(_) => Ok(()),
+    })?;
+    drop_pending(db)?;
+    Shipped::new(&newest).save(&db.vfs_dir(), db.owner)?;
+    let mut ship = lock(&db.ship);
+    (ship.acked, ship.page_size) = (file.id.max, newest.page_size);
+    Ok(true)
 }
 
 /// No chain yet: what was captured since the open is part of the first snapshot.
@@ -170,6 +223,9 @@ async fn advance(
 /// daemon, say). If the database, as it was first read, is the newest state
 /// there, both went on together and the chain continues with a snapshot.
 async fn rejoin(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
+    if take_up(db, file).await? {
+        return Ok(true);
+    }
     let task = lock(&db.baseline).take();
     let baseline = match task {
         Some(task) => task.await.ok().flatten(),
@@ -235,6 +291,9 @@ fn snapshot_is(capture: &crate::capture::Capture, txid: Txid) -> bool {
 /// chain that this database was restored from, or a stranger.
 async fn join(db: &Arc<Db>, file: FileInfo, trusted: bool) -> Result<bool> {
     if trusted && own_snapshot(db, file.id.max).await? {
+        return Ok(true);
+    }
+    if take_up(db, file).await? {
         return Ok(true);
     }
     let baseline = baseline(db).await?;

@@ -23,6 +23,7 @@ pub mod host;
 pub mod ledger;
 pub mod log;
 pub mod ltx;
+mod node;
 pub mod os;
 mod pace;
 mod pages;

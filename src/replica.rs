@@ -282,7 +282,7 @@ struct Prepared {
 
 async fn prepare(db: Arc<Db>, pending: Arc<Pending>) -> Result<Prepared> {
     tasks::spawn_blocking(move || {
-        let header = header_of(&pending.segment)?;
+        let header = Header { node_id: db.node_id(), ..header_of(&pending.segment)? };
         let bytes = pending.segment.page_count() as u64 * u64::from(header.page_size);
         let body = if bytes <= IN_MEMORY_BYTES_MAX {
             let mut out = Vec::with_capacity(bytes as usize / 2 + 1024);

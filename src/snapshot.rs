@@ -319,6 +319,7 @@ fn follow(db: &Arc<Db>) -> Result<Followed> {
     let now_ms = db.clock.now_ms();
     let mut header = Header::new(pages.header.page_size, pages.header.n_page, txid, txid, now_ms);
     header.wal_offset = WAL_HEADER_SIZE as i64;
+    header.node_id = db.node_id();
     shipped::remember_attempt(&db.vfs_dir(), &header, db.owner)?;
     capture.follow_from(&pages.header, txid, txid.next())?;
     if let Origin::Closed(mark) = pages.origin() {

@@ -38,6 +38,7 @@ use crate::history::Baseline;
 use crate::host::Host;
 use crate::log::Level;
 use crate::ltx::Txid;
+use crate::node::{Node, Subject};
 use crate::os::disk::{File, Owner};
 use crate::pace::Pace;
 use crate::store::Store;
@@ -103,6 +104,8 @@ pub struct Db {
     pub(crate) pin: pin::Pin,
     /// The checksums of the database as of the first read, when nothing local knew it.
     pub(crate) baseline: Mutex<Option<Task<Option<Baseline>>>>,
+    /// The number that this database's files carry, once storage was asked.
+    pub(crate) node: Mutex<Option<Node>>,
     pub(crate) last_seal: Mutex<Option<Instant>>,
     pub(crate) counters: status::Counters,
     pub(crate) pace: Mutex<Pace>,
@@ -133,6 +136,16 @@ impl Db {
     /// Directory of the spool.
     pub(crate) fn vfs_dir(&self) -> PathBuf {
         open::vfs_dir(&self.meta_dir)
+    }
+
+    /// What the node number belongs to.
+    pub(crate) fn subject(&self) -> Subject {
+        Subject { identity: self.identity, replica: replica_hash(&self.client) }
+    }
+
+    /// The node id for the headers of files; 0 before storage was asked.
+    pub(crate) fn node_id(&self) -> u64 {
+        lock(&self.node).map_or(0, |n| n.id)
     }
 
     /// Some connection read or wrote the database since it was opened.

@@ -111,6 +111,7 @@ impl Db {
             ship_notify: Default::default(),
             pin: Default::default(),
             baseline: Mutex::new(None),
+            node: Mutex::new(None),
             last_seal: Mutex::new(None),
             counters: Counters::default(),
             pace: Mutex::default(),

@@ -484,6 +484,19 @@ pub fn write_private(path: &Path, content: &[u8], owner: Option<Owner>) -> Resul
     rename(&tmp, path)
 }
 
+/// Makes the names in a directory survive a power loss.
+///
+/// # Errors
+/// The directory could not be synced.
+pub fn sync_dir(path: &Path) -> Result<()> {
+    // There, syncing a file makes every name before it durable.
+    #[cfg(feature = "simulation")]
+    if simulated_disk().is_some() {
+        return Ok(());
+    }
+    super::fsync_dir(path)
+}
+
 /// Tells one boot of the machine from another: what was written in this one is
 /// in the page cache still. Never zeros. Where the system has no such number,
 /// each process has one of its own.

@@ -1,0 +1,147 @@
+//! Which files in storage were written from here.
+//!
+//! After a power loss storage can hold files of which no local trace is left:
+//! nothing that is recorded about single files is fsynced. So every file carries
+//! a number of this database's own in the node id of its header, and that number
+//! is made durable once, before the first file. In the first session after a
+//! boot a newest file with this number proves whose chain it is; later, and in
+//! another machine's copy of the directory, only what was recorded since does.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Random;
+use crate::error::Result;
+use crate::os::disk::{self, File, Owner};
+
+const FILE: &str = "node.json";
+
+/// What the number belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Subject {
+    /// Device and inode of the database.
+    pub identity: (u64, u64),
+    /// Hash of the replica's URL.
+    pub replica: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    id: String,
+    device: u64,
+    inode: u64,
+    replica: String,
+    boot: String,
+}
+
+/// The number in the headers of this database's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// Never 0, which Litestream writes.
+    pub id: u64,
+    /// The machine was started since a session last agreed with storage.
+    pub rebooted: bool,
+}
+
+impl Record {
+    fn new(id: u64, subject: Subject, boot: [u8; 16]) -> Record {
+        Record {
+            id: format!("{id:016x}"),
+            device: subject.identity.0,
+            inode: subject.identity.1,
+            replica: format!("{:016x}", subject.replica),
+            boot: format!("{:032x}", u128::from_be_bytes(boot)),
+        }
+    }
+
+    fn save(&self, dir: &Path, owner: Option<Owner>) -> Result<()> {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let path = dir.join(FILE);
+        let tmp = path.with_extension("tmp");
+        let file = File::open_private(&tmp, owner)?;
+        file.set_len(0)?;
+        file.write_all_at(&json, 0)?;
+        file.sync()?;
+        disk::rename(&tmp, &path)?;
+        disk::sync_dir(dir)
+    }
+}
+
+impl Node {
+    /// The number recorded in `dir`, or a new one, durable on return.
+    ///
+    /// # Errors
+    /// The record could not be read, or the new one not be made durable.
+    pub(crate) fn of(
+        dir: &Path,
+        subject: Subject,
+        random: &dyn Random,
+        owner: Option<Owner>,
+    ) -> Result<Node> {
+        let boot = disk::boot_id();
+        let found = disk::read(&dir.join(FILE))?;
+        let found = found.and_then(|b| serde_json::from_slice::<Record>(&b).ok());
+        if let Some(record) = found
+            && let Ok(id @ 1..) = u64::from_str_radix(&record.id, 16)
+        {
+            let here = Record::new(id, subject, boot);
+            let same = Record { boot: record.boot.clone(), ..here.clone() } == record;
+            if same {
+                return Ok(Node { id, rebooted: record.boot != here.boot });
+            }
+        }
+        let id = random.next_u64().max(1);
+        Record::new(id, subject, boot).save(dir, owner)?;
+        Ok(Node { id, rebooted: false })
+    }
+
+    /// Storage and this database agree: until the next boot that is recorded
+    /// file by file.
+    ///
+    /// # Errors
+    /// The record could not be made durable.
+    pub(crate) fn settle(self, dir: &Path, subject: Subject, owner: Option<Owner>) -> Result<Node> {
+        if self.rebooted {
+            Record::new(self.id, subject, disk::boot_id()).save(dir, owner)?;
+        }
+        Ok(Node { rebooted: false, ..self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SeededRandom;
+
+    const SUBJECT: Subject = Subject { identity: (1, 2), replica: 3 };
+
+    #[test]
+    fn the_number_stays_with_its_database_and_replica() {
+        let dir = tempfile::tempdir().unwrap();
+        let random = SeededRandom::new(1);
+        let of = |subject| Node::of(dir.path(), subject, &random, None).unwrap();
+        let first = of(SUBJECT);
+        assert!(first.id != 0 && !first.rebooted);
+        assert_eq!(of(SUBJECT), first);
+        let other = of(Subject { replica: 4, ..SUBJECT });
+        assert_ne!(other.id, first.id);
+        let moved = of(Subject { identity: (1, 9), replica: 4 });
+        assert_ne!(moved.id, other.id);
+        disk::write_private(&dir.path().join(FILE), b"{", None).unwrap();
+        assert_ne!(of(SUBJECT).id, moved.id);
+    }
+
+    #[test]
+    fn another_boot_is_noticed_until_it_is_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let random = SeededRandom::new(1);
+        Record::new(77, SUBJECT, [5; 16]).save(dir.path(), None).unwrap();
+        let of = || Node::of(dir.path(), SUBJECT, &random, None).unwrap();
+        let found = of();
+        assert_eq!(found, Node { id: 77, rebooted: true });
+        assert_eq!(of(), found);
+        found.settle(dir.path(), SUBJECT, None).unwrap();
+        assert_eq!(of(), Node { id: 77, rebooted: false });
+    }
+}
