@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::capture::Capture;
 use crate::db::{Db, History, Wait, lock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ltx::Txid;
-use crate::shipped::Shipped;
+use crate::ltx::{Header, Txid};
+use crate::shipped::{self, Shipped};
 use crate::tasks;
 
 /// How often a process whose commits wait for another one asks whether that
@@ -40,7 +40,33 @@ impl Db {
         let capture = self.peek();
         let ship = lock(&self.ship);
         let open = capture.has_open() || capture.gap().is_some();
-        if self.is_caught_up() && !open { ship.sealed_txid } else { ship.sealed_txid.next() }
+        let sealed =
+            if self.is_caught_up() && !open { ship.sealed_txid } else { ship.sealed_txid.next() };
+        drop(ship);
+        self.doubtful(&capture).map_or(sealed, |txid| sealed.max(txid.next()))
+    }
+
+    /// The TXID of a repair that is due or under way, when an earlier attempt
+    /// with that TXID may be in storage or come there still: then it is not the
+    /// present state that gets it.
+    fn doubtful(&self, capture: &Capture) -> Option<Txid> {
+        let pending = capture.position().snapshot_pending;
+        let due = capture.gap().is_some();
+        if !due && pending == Txid(0) {
+            return None;
+        }
+        let txid = if due { capture.open_txid() } else { pending };
+        let Ok(attempts) = shipped::attempts(&self.vfs_dir()) else { return Some(txid) };
+        let same = attempts.iter().filter_map(|h| Header::decode(h).ok());
+        let same = same.filter(|h| h.max_txid == txid).count();
+        (same > usize::from(!due)).then_some(txid)
+    }
+
+    /// The TXID of the newest captured commit, or of the repair that will have it.
+    fn newest(&self, capture: &Capture) -> Txid {
+        let next = capture.open_txid();
+        let newest = if capture.has_open() || capture.gap().is_some() { next } else { next.prev() };
+        self.doubtful(capture).map_or(newest, |txid| newest.max(txid.next()))
     }
 
     /// While another process may seal, only what is captured has its TXID.
@@ -54,13 +80,13 @@ impl Db {
             self.capture_locked(capture).ok()?;
         }
         let position = capture.position();
-        (!position.unknown_chain).then(|| newest(capture))
+        (!position.unknown_chain).then(|| self.newest(capture))
     }
 
     /// The TXID that others have to see stored for this process to be done;
     /// none when storage has it.
     pub(crate) fn left_to_others(&self, capture: &Capture) -> Option<Txid> {
-        let txid = newest(capture);
+        let txid = self.newest(capture);
         let unsure = !self.is_caught_up() || capture.position().unknown_chain;
         let acked = Shipped::load(&self.vfs_dir()).ok().flatten().map_or(Txid(0), |(t, _)| t);
         (unsure || acked < txid).then_some(txid)
@@ -153,12 +179,6 @@ impl Db {
         let mut guard = self.capture();
         guard.as_mut().is_none_or(|capture| self.left_to_others(capture).is_none())
     }
-}
-
-/// The TXID of the newest captured commit, or of the repair that will have it.
-fn newest(capture: &Capture) -> Txid {
-    let next = capture.open_txid();
-    if capture.has_open() || capture.gap().is_some() { next } else { next.prev() }
 }
 
 fn late(target: Option<Txid>, why: &str) -> Error {

@@ -62,7 +62,7 @@ pub fn process_id() -> u32 {
 
 /// Whether a process of this number exists. Another one may have it by now.
 pub(crate) fn is_alive(process: u32) -> bool {
-    in_world!(world => process == world.process_id());
+    in_world!(world => world.is_alive(process));
     let Some(pid) = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw) else {
         return false;
     };

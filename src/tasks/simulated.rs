@@ -36,6 +36,8 @@ pub trait World: Send + Sync {
     fn random(&self) -> u64;
     /// Number of the caller's process; no two processes of a world share one.
     fn process_id(&self) -> u32;
+    /// Whether a process of this number lives.
+    fn is_alive(&self, process: u32) -> bool;
     /// Tells one boot of the simulated machine from another.
     fn boot_id(&self) -> [u8; 16];
     /// Puts the caller to sleep until `key` is woken or `timeout` passed.

@@ -44,6 +44,10 @@ pub struct Plan {
     pub processes: u64,
     /// Writers without the library, now and then.
     pub foreigners: bool,
+    /// Files may vanish from storage while nobody runs.
+    pub vanish: bool,
+    /// Connections change the journal mode.
+    pub journals: bool,
     /// The power may fail.
     pub power: bool,
     /// The library's own directory may be in trouble.
@@ -67,7 +71,7 @@ impl Plan {
             duplicated: p(&mut rng),
             lost: p(&mut rng) / 5,
             truncated: p(&mut rng),
-            stale: 0,
+            stale: p(&mut rng) / 5,
         };
         let interval = rng.pick(&["0", "10ms", "100ms", "1s", "1s"]);
         let form = rng.pick(&["block", "frame"]);
@@ -82,11 +86,13 @@ impl Plan {
             actions_per_session: rng.pick(&[5, 50, 500]),
             think_us_max: rng.pick(&[0, 1_000, 20_000]),
             connections: rng.pick(&[1, 1, 2, 3]),
-            processes: 1,
-            foreigners: false,
-            power: false,
-            spool_trouble: false,
-            host_trouble: false,
+            processes: rng.pick(&[1, 1, 2, 3]),
+            foreigners: rng.chance(1, 3),
+            vanish: rng.chance(1, 5),
+            power: rng.chance(1, 3),
+            spool_trouble: rng.chance(1, 3),
+            host_trouble: rng.chance(1, 4),
+            journals: rng.chance(1, 4),
             storage,
             options: format!("sync_interval={interval}&page_format={form}&spool_bytes_max={spool}"),
         }
@@ -203,11 +209,7 @@ impl Driver {
             }
             // Incidents are spread over the commits, not over time.
             let until = self.commits() + self.rng.range(10, 110);
-            let mut patience = 20_000;
-            while self.commits() < until && patience > 0 && self.world.failure().is_none() {
-                self.world.sleep(Duration::from_micros(self.rng.range(100, 20_000)));
-                patience -= 1;
-            }
+            self.pass(until, 20_000);
             if self.world.failure().is_some() {
                 break;
             }
@@ -220,7 +222,7 @@ impl Driver {
     }
 
     fn incident(&mut self) {
-        match self.rng.range(0, 10) {
+        match self.rng.range(0, 13) {
             0..4 => self.crash(),
             4 => self.stop_one(false),
             5 => self.stop_one(true),
@@ -228,6 +230,8 @@ impl Driver {
             7 if self.plan.power => self.power_loss(),
             8 if self.plan.spool_trouble => self.trouble(Place::Spool),
             9 if self.plan.host_trouble => self.trouble(Place::Host),
+            10 | 11 if self.plan.foreigners => self.foreigner(),
+            12 if self.plan.vanish => self.vanish(),
             _ => {}
         }
     }
@@ -281,16 +285,58 @@ impl Driver {
         self.world.kill(process.number);
     }
 
+    /// A program without the library writes, beside the others or alone.
+    fn foreigner(&mut self) {
+        self.fault("foreign writer");
+        if self.rng.chance(1, 2) {
+            for process in std::mem::take(&mut self.processes) {
+                self.end(&process);
+            }
+            oracle::resume(&self.world);
+        }
+        self.start_process(false);
+        let until = self.commits() + self.rng.range(1, 40);
+        self.pass(until, 2_000);
+        if let Some(process) = self.processes.pop() {
+            if self.rng.chance(1, 3) {
+                self.world.kill(process.number);
+            } else {
+                self.end(&process);
+            }
+        }
+        if self.processes.is_empty() {
+            oracle::resume(&self.world);
+        }
+    }
+
+    /// Somebody deletes the newest files in storage while nobody runs.
+    fn vanish(&mut self) {
+        for process in std::mem::take(&mut self.processes) {
+            self.end(&process);
+        }
+        oracle::resume(&self.world);
+        // Nothing may be on its way any more.
+        self.world.sleep(Duration::from_secs(60));
+        let n = self.rng.range(1, 5);
+        self.fault("vanished");
+        let left = locked(&self.world.storage).vanish(n);
+        self.world.tell(&format!("{n} files vanish, the chain ends at {left:?}"));
+    }
+
+    /// Lets the others work until there are so many commits, or for so long.
+    fn pass(&mut self, until: u64, mut patience: u64) {
+        while self.commits() < until && patience > 0 && self.world.failure().is_none() {
+            self.world.sleep(Duration::from_micros(self.rng.range(100, 20_000)));
+            patience -= 1;
+        }
+    }
+
     fn outage(&mut self) {
         self.fault("outage");
         self.world.tell("storage is away");
         locked(&self.world.storage).outage = true;
         let until = self.commits() + self.rng.range(1, 100);
-        let mut patience = 5_000;
-        while self.commits() < until && patience > 0 && self.world.failure().is_none() {
-            self.world.sleep(Duration::from_micros(self.rng.range(100, 20_000)));
-            patience -= 1;
-        }
+        self.pass(until, 5_000);
         locked(&self.world.storage).outage = false;
         self.world.tell("storage is back");
     }

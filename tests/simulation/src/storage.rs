@@ -111,6 +111,23 @@ impl Storage {
         self.objects.iter().map(|(key, object)| (info(key, object), object.data.clone())).collect()
     }
 
+    /// Removes the newest `n` files; returns the newest TXID that is left.
+    pub fn vanish(&mut self, n: u64) -> Option<u64> {
+        let kept = self.links.len().saturating_sub(n as usize);
+        for link in self.links.split_off(kept) {
+            self.objects.remove(&(0, link.txid, link.txid));
+        }
+        self.listed.clear();
+        self.image = Image::default();
+        for link in &self.links {
+            if let Some(object) = self.objects.get(&(0, link.txid, link.txid)) {
+                // It could be laid over when it came.
+                let _ = lay_over(&mut self.image, &object.data);
+            }
+        }
+        self.links.last().map(|link| link.txid)
+    }
+
     fn count(&mut self, what: &'static str) {
         *self.hit.entry(what).or_default() += 1;
     }

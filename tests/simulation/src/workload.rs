@@ -109,7 +109,9 @@ impl Session {
              PRAGMA page_size={}; PRAGMA auto_vacuum={};",
             self.plan.page_size, self.plan.auto_vacuum
         ))?;
-        db.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
+        if !self.plan.journals || self.rng.chance(1, 2) {
+            db.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
+        }
         db.query_row(&format!("PRAGMA wal_autocheckpoint={checkpoint}"), [], |_| Ok(()))?;
         db.execute_batch(
             "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, k INTEGER, v BLOB); \
@@ -160,6 +162,7 @@ impl Session {
             80..90 => ("checkpoint", self.checkpoint(db)),
             90..92 => ("vacuum", self.vacuum(db)),
             92..95 if self.with_library => return self.sync(db),
+            95..97 if self.plan.journals => ("journal mode", self.journal_mode(db)),
             _ => ("small", self.small(db)),
         };
         match result {
@@ -270,6 +273,13 @@ impl Session {
                 Ok((r.get(0)?, r.get(1)?))
             })?;
         self.world.tell(&format!("checkpoint {mode}: busy {busy}, {frames} frames"));
+        Ok(())
+    }
+
+    fn journal_mode(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        let mode = self.rng.pick(&["WAL", "WAL", "DELETE", "TRUNCATE", "PERSIST"]);
+        let now: String = db.query_row(&format!("PRAGMA journal_mode={mode}"), [], |r| r.get(0))?;
+        self.world.tell(&format!("journal mode {mode}: {now}"));
         Ok(())
     }
 

@@ -528,6 +528,10 @@ impl Seams for World {
         self.process()
     }
 
+    fn is_alive(&self, process: u32) -> bool {
+        !self.has_ended(process)
+    }
+
     fn boot_id(&self) -> [u8; 16] {
         [self.state().boot; 16]
     }
