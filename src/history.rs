@@ -287,10 +287,10 @@ fn snapshot_is(capture: &crate::capture::Capture, txid: Txid) -> bool {
     capture.position().snapshot_pending == txid
 }
 
-/// No local knowledge of the chain there: it may be our own snapshot, or a
-/// chain that this database was restored from, or a stranger.
+/// No file there is known to be ours: it may be our first one, whose answer was
+/// lost, or a chain that this database was restored from, or a stranger.
 async fn join(db: &Arc<Db>, file: FileInfo, trusted: bool) -> Result<bool> {
-    if trusted && own_snapshot(db, file.id.max).await? {
+    if trusted && own(db, file.id.max).await? {
         return Ok(true);
     }
     if take_up(db, file).await? {

@@ -29,6 +29,8 @@ pub struct Oracle {
     /// Salts and last frame of the WAL as last seen.
     seen: Option<([u32; 2], u32)>,
     checks: u64,
+    /// Number of each process's newest commit.
+    newest_of: BTreeMap<u32, usize>,
 }
 
 /// The published end of a WAL.
@@ -53,6 +55,11 @@ impl Oracle {
     /// Comparisons with plain SQLite so far.
     pub fn checks(&self) -> u64 {
         self.checks
+    }
+
+    /// Number of the newest commit of `process`; 0: none.
+    pub fn newest_of(&self, process: u32) -> usize {
+        self.newest_of.get(&process).copied().unwrap_or(0)
     }
 
     /// The newest state.
@@ -148,6 +155,9 @@ pub fn observe(world: &Arc<World>, path: &str) {
     let pages = oracle.image.digest().pages;
     let committed = oracle.commit();
     let number = oracle.commits.len();
+    if committed {
+        oracle.newest_of.insert(world.process(), number);
+    }
     drop((oracle, disk));
     if committed {
         world.tell(&format!("commit {number}: {pages} pages"));

@@ -298,7 +298,8 @@ impl Session {
 
     /// What `litestream_sync` answers for must be in storage.
     fn sync(&mut self, db: &Connection) -> Outcome {
-        let before = locked(&self.world.oracle).commits();
+        let process = self.world.process();
+        let before = locked(&self.world.oracle).newest_of(process);
         let timeout = self.rng.pick(&[100i64, 2_000, 60_000]);
         let answer: rusqlite::Result<String> =
             db.query_row("SELECT litestream_sync(?)", params![timeout], |r| r.get(0));
