@@ -5,7 +5,7 @@ RELEASE := $(CARGO_TARGET_DIR)/release
 N ?= 200
 TRIES ?= 20000
 
-.PHONY: help build demo test large lint bench kill-loop wal-reset prefork foreign fuzz clean
+.PHONY: help build demo test large lint bench kill-loop wal-reset prefork foreign fuzz torture clean
 
 help:
 	@echo "make build        $(RELEASE)/litestream and dist/litestream_vfs.so"
@@ -13,6 +13,7 @@ help:
 	@echo "make test         everything CI runs"
 	@echo "make lint         formatting, clippy, licences and banned crates"
 	@echo "make bench        commit, idle and restore cost beside the alternatives"
+	@echo "make torture SECONDS=600   simulated worlds, seed after seed"
 	@echo "make kill-loop N=200   kill -9 a writer N times, restore and compare"
 	@echo "make prefork SECONDS=300   kill a pre-fork server's workers and master at random, compare"
 	@echo "make foreign           writes, checkpoints and older copies by a shell without the library"
@@ -51,6 +52,11 @@ bench: build
 	/usr/bin/python3 benches/many.py
 	/usr/bin/python3 benches/idle.py
 	/usr/bin/python3 benches/restore.py
+
+# Simulated worlds: many processes, faults of storage and disk, crashes. TORTURE_FIRST=N
+# begins with seed N; a failing seed prints how to run it again.
+torture:
+	cargo run --locked -q -p litestream-simulation --profile torture run $(or $(SECONDS),60) $(TORTURE_FIRST)
 
 kill-loop: build
 	tests/setup hosts

@@ -64,7 +64,12 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
     let found = newest(&*db.client.client, seek).await?;
     let acked = match (found, known.filter(|_| trusted)) {
         (None, None) => fresh(db)?,
-        (None, Some((txid, _))) => behind(db, Txid(0), txid)?,
+        (None, Some((txid, _))) => {
+            let acked = behind(db, Txid(0), txid)?;
+            // Other processes believe what is recorded.
+            shipped::forget(&dir)?;
+            acked
+        }
         (Some(file), Some((txid, header))) => {
             if !advance(db, file, txid, &header).await? {
                 return Ok(());
@@ -192,6 +197,8 @@ async fn advance(
     let max = file.id.max;
     if max < known {
         behind(db, max, known)?;
+        // Other processes believe what is recorded.
+        remember_newest(db, file).await?;
         lock(&db.ship).acked = max;
         return Ok(true);
     }

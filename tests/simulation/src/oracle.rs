@@ -100,6 +100,17 @@ fn published(disk: &mut Disk, path: &str) -> Option<Published> {
     })
 }
 
+/// Whether the files say what is committed without a recovery.
+fn is_whole(disk: &mut Disk, path: &str) -> bool {
+    if published(disk, path).is_some() {
+        return true;
+    }
+    let empty = |suffix: &str| {
+        disk.content(&format!("{path}{suffix}")).is_none_or(|c| c.iter().take(8).all(|b| *b == 0))
+    };
+    empty("-wal") && empty("-journal")
+}
+
 fn be(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
 }
@@ -226,7 +237,7 @@ fn look(world: &Arc<World>, adopt: bool) {
     if locked(&world.disk).content(&path).is_none_or(|c| c.is_empty()) {
         return;
     }
-    if !adopt {
+    if !adopt && is_whole(&mut locked(&world.disk), &path) {
         // A commit whose writer has not given its lock back yet is one for readers.
         observe(world, &path);
     }

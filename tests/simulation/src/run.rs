@@ -56,6 +56,8 @@ pub struct Plan {
     pub host_trouble: bool,
     /// Faults of storage.
     pub storage: Faults,
+    /// A conflict is answered by adopting the local database.
+    pub adopt: bool,
     options: String,
 }
 
@@ -94,6 +96,7 @@ impl Plan {
             host_trouble: rng.chance(1, 4),
             journals: rng.chance(1, 4),
             storage,
+            adopt: false,
             options: format!("sync_interval={interval}&page_format={form}&spool_bytes_max={spool}"),
         }
     }
@@ -101,7 +104,8 @@ impl Plan {
     /// The URI of the replicated database.
     pub fn uri(&self) -> String {
         format!(
-            "file:{DATABASE}?vfs=litestream&replica_url=sim%3A%2F%2Fbucket%2Fapp&{}",
+            "file:{DATABASE}?vfs=litestream&replica_url=sim%3A%2F%2Fbucket%2Fapp&adopt={}&{}",
+            u8::from(self.adopt),
             self.options
         )
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
+use crate::disk::Place;
 use crate::rng::Rng;
 use crate::run::Plan;
 use crate::world::{World, locked};
@@ -141,6 +142,13 @@ impl Session {
                         | ErrorCode::DatabaseCorrupt
                 )
             );
+        let refused = what == "open"
+            && code == Some(ErrorCode::CannotOpen)
+            && locked(&self.world.disk).fault.is_some_and(|f| f.place == Place::Spool);
+        if refused {
+            self.world.tell(&format!("{what}: {e}"));
+            return Outcome::Trouble;
+        }
         if busy {
             self.world.tell(&format!("{what}: busy ({e})"));
             return Outcome::Busy;
@@ -337,8 +345,26 @@ impl Session {
         if let Err(e) = self.small(&db) {
             self.judge("small", &e);
         }
-        let answer: rusqlite::Result<String> =
-            db.query_row("SELECT litestream_sync(500000)", [], |r| r.get(0));
+        let sync = |db: &Connection| -> rusqlite::Result<String> {
+            db.query_row("SELECT litestream_sync(500000)", [], |r| r.get(0))
+        };
+        let mut db = db;
+        let mut answer = sync(&db);
+        // What proves a history locally is not made durable: after a power loss
+        // somebody has to say that it goes on.
+        if let Err(e) = &answer
+            && self.plan.power
+            && e.to_string().contains("adopt=1")
+        {
+            self.world.tell(&format!("adopted: {e}"));
+            drop(db);
+            self.plan.adopt = true;
+            db = match self.open() {
+                Ok(db) => db,
+                Err(e) => return drop(self.judge("open", &e)),
+            };
+            answer = sync(&db);
+        }
         if let Err(e) = answer {
             self.world.fail(&format!("the chain does not converge: {e}"));
         }
