@@ -24,15 +24,6 @@ pub struct Sums {
     dirty: Range<usize>,
 }
 
-/// How two lists of checksums differ.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// How many pages differ.
-    pub count: u64,
-    /// The first of them.
-    pub first: Option<Pgno>,
-}
-
 impl Sums {
     pub(super) fn new(file: File) -> Sums {
         Sums { file, block: Vec::new(), first: None, dirty: 0..0 }
@@ -144,21 +135,6 @@ impl Sums {
         self.scan(1, |pgno, sum| totals.add(pgno, sum))?;
         Ok(totals)
     }
-
-    /// Compares the first `commit` pages with those of `other`.
-    ///
-    /// # Errors
-    /// A file could not be read.
-    pub fn difference(&mut self, other: &mut Sums, commit: Pgno) -> Result<Difference> {
-        let mut found = Difference::default();
-        for pgno in 1..=commit {
-            if self.get(pgno)? != other.get(pgno)? {
-                found.count += 1;
-                found.first.get_or_insert(pgno);
-            }
-        }
-        Ok(found)
-    }
 }
 
 #[cfg(test)]
@@ -190,17 +166,5 @@ mod tests {
         s.cut(512).unwrap();
         assert_eq!((s.get(512).unwrap(), s.get(513).unwrap()), (2, 0));
         assert_eq!(s.set(0, 1).unwrap_err().kind(), ErrorKind::InvalidInput);
-    }
-
-    #[test]
-    fn a_difference_counts_and_names_the_first() {
-        let ((_a, mut a), (_b, mut b)) = (sums(), sums());
-        for p in 1..=2000u32 {
-            a.set(p, 7).unwrap();
-            b.set(p, if p % 900 == 0 { 8 } else { 7 }).unwrap();
-        }
-        let want = Difference { count: 2, first: Some(900) };
-        assert_eq!(a.difference(&mut b, 2000).unwrap(), want);
-        assert_eq!(a.difference(&mut b, 899).unwrap(), Difference::default());
     }
 }

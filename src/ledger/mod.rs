@@ -14,6 +14,6 @@ mod entries;
 mod file;
 mod format;
 
-pub use entries::{Difference, Sums};
+pub use entries::Sums;
 pub use file::{Builder, FILE, Ledger, NEW_FILE, discard, discard_next, promote};
 pub use format::{ENTRIES_AT, HEADER_LEN, Header, Totals};

@@ -256,6 +256,49 @@ class Repairs(HostCase):
             self.shell("UPDATE t SET v = randomblob(1500) WHERE id = 4")
             self.assertLess(self.reopen()["pages_shipped"], 12)
 
+    def killed_between_answer_and_record(self, script):
+        """A process that storage answered, killed before it recorded that."""
+        in_the_way, before = self.vfs / "shipped.tmp", self.replica.last()
+        in_the_way.mkdir()
+        process = self.start(script)
+        child.hear(process)
+        deadline = time.monotonic() + 30
+        while self.replica.last() == before and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        child.kill(process)
+        in_the_way.rmdir()
+        self.assertGreater(self.replica.last(), before)
+
+    def test_an_acknowledged_batch_that_was_not_recorded(self):
+        self.killed_between_answer_and_record("""
+            db = connect(PATH, **PARAMS)
+            db.execute("UPDATE t SET v = randomblob(1500) WHERE id = 17")
+            say(ready=True)
+            time.sleep(60)
+        """)
+        found = self.host(REOPEN)["found"]
+        self.assertEqual((found["snapshots"], found["conflict"]), ({}, None), found)
+        self.oracle()
+        shutil.copyfile(self.db, self.copy)
+        self.shell("UPDATE t SET v = randomblob(1500) WHERE id = 4")
+        self.assertLess(self.reopen()["pages_shipped"], 12)
+
+    def test_a_repair_that_was_stored_and_not_recorded(self):
+        self.shell("UPDATE t SET v = randomblob(1500) WHERE id = 17")
+        self.killed_between_answer_and_record("""
+            db = connect(PATH, **PARAMS)
+            scalar(db, "SELECT count(*) FROM t")
+            say(ready=True)
+            time.sleep(60)
+        """)
+        found = self.host(REOPEN)["found"]
+        self.assertEqual((found["snapshots"], found["conflict"]), ({}, None), found)
+        self.oracle()
+        shutil.copyfile(self.db, self.copy)
+        self.shell("UPDATE t SET v = randomblob(1500) WHERE id = 4")
+        self.assertLess(self.reopen()["pages_shipped"], 12)
+
     def test_r_03_a_repair_is_one_state_while_checkpoints_run(self):
         self.shell("UPDATE t SET v = randomblob(1500) WHERE id % 3 = 0")
         said = self.host("""
