@@ -59,7 +59,7 @@ enum State {
 
 /// What capture can follow from.
 enum Followed {
-    From(Pages, Header, Gap),
+    From(Box<(Pages, Header, Gap)>),
     /// The database cannot be held still.
     Moving,
     /// The database is empty, or nothing is due.
@@ -254,7 +254,7 @@ fn unchanged(db: &Arc<Db>, header: &Header, repair: Repair) -> Result<()> {
 
 fn begin(db: &Arc<Db>, ledger: Option<Ledger>) -> Result<State> {
     let (pages, header, reason) = match follow(db)? {
-        Followed::From(pages, header, reason) => (pages, header, reason),
+        Followed::From(from) => *from,
         Followed::Moving => return Ok(State::Moving(ledger)),
         Followed::Not => return Ok(State::None),
     };
@@ -332,7 +332,7 @@ fn follow(db: &Arc<Db>) -> Result<Followed> {
     ship.changed = true;
     drop(ship);
     drop(guard);
-    Ok(Followed::From(pages, header, reason))
+    Ok(Followed::From(Box::new((pages, header, reason))))
 }
 
 /// Whether the header of the database file says WAL; where it cannot be read
