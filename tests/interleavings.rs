@@ -86,7 +86,7 @@ impl House {
 /// Upload threads ask for rest while databases are opened and closed: nobody
 /// waits for ever for a thread that never heard that it should end.
 #[test]
-fn the_capture_thread_ends_when_told() {
+fn r_15_the_capture_thread_ends_when_told() {
     tries(|| {
         let house = Arc::new(House::default());
         let resting = {

@@ -102,7 +102,7 @@ impl Db {
 
 /// Every commit is captured without another one after it: no wake-up is lost.
 #[test]
-fn every_commit_reaches_the_capture_thread() {
+fn r_15_every_commit_reaches_the_capture_thread() {
     tries(|| {
         let db = Arc::new(Db::default());
         let writers: Vec<_> = (0..2)
