@@ -207,6 +207,22 @@ class Rollback(HostCase):
         self.assertEqual(said["status"]["gaps"], {})
         self.oracle()
 
+    def test_a_database_larger_than_the_spool_waits_for_its_close(self):
+        plain = sqlite3.connect(self.db)
+        plain.execute("CREATE TABLE t(v)")
+        plain.executemany("INSERT INTO t VALUES(randomblob(?))", ((3000,) for _ in range(1000)))
+        plain.commit()
+        plain.close()
+        said = self.host("""
+            db = connect(PATH, wal=False, **PARAMS, spool_bytes_max="1MB")
+            db.execute("INSERT INTO t VALUES('x')")
+            host_error(sync, db, 1500)
+            say(status=status(db))
+            db.close()
+        """)
+        self.assertIn("spool_bytes_max", said["status"]["last_error"])
+        self.oracle()
+
     def test_clean_reopens_are_no_gaps(self):
         for mode in MODES:
             with self.subTest(mode=mode):
