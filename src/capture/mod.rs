@@ -730,3 +730,7 @@ impl From<Error> for Stop {
         Stop::Error(e)
     }
 }
+
+#[cfg(test)]
+#[path = "share_tests.rs"]
+mod share_tests;

@@ -47,6 +47,14 @@ impl Capture {
         }
         let Some(wal) = &self.wal else { return Err(Stop::Gap(Gap::WalReplaced)) };
         let from = self.position.wal;
+        if from.frame > 0 && from.checksum == [0, 0] {
+            // A frame that SQLite left unfilled says nothing about the next one.
+            let next = frames::read_frame_header(wal, header.page_size, from.frame + 1)?;
+            return match next {
+                Some(next) if next.salts == header.salts => Err(Stop::Gap(Gap::WalReplaced)),
+                _ => Ok(()),
+            };
+        }
         if frames::find_end(wal, &header, from)? == from.frame {
             Ok(())
         } else {

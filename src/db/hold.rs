@@ -352,7 +352,7 @@ impl Db {
         if known {
             ship.acked = Txid(first);
         } else if ship.history == History::Agreed {
-            ship.history = History::Unknown;
+            (ship.history, ship.acked) = (History::Unknown, Txid(0));
             // What was read at the first open is of another time.
             drop(lock(&self.baseline).take());
         }

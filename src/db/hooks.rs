@@ -22,6 +22,9 @@ const RESTART_WAIT: Duration = Duration::from_millis(10);
 /// How long a connection that takes a WAL away waits for another process's batch.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
+/// Who did not give the lock back in that time is not waited for again so soon.
+const STUCK: Duration = Duration::from_secs(10);
+
 /// How long to wait for storage.
 pub type Wait = Duration;
 
@@ -165,8 +168,14 @@ impl Db {
         if self.is_faulted() {
             return true;
         }
-        let mut guard = self.capture_within(wait);
-        let Some(capture) = guard.as_mut() else { return false };
+        let stuck = lock(&self.stuck_until).is_some_and(|until| tasks::now() < until);
+        let mut guard = self.capture_within(if stuck { Duration::ZERO } else { wait });
+        let Some(capture) = guard.as_mut() else {
+            if wait == LAST_WAIT && !stuck {
+                *lock(&self.stuck_until) = Some(tasks::now() + STUCK);
+            }
+            return false;
+        };
         let captured = self.capture_locked(capture);
         let before = capture.gap();
         let done = captured.and_then(|()| last(capture));

@@ -87,9 +87,8 @@ pub struct Db {
     shipper: Mutex<Option<File>>,
     /// As `shipper` says; changed only with the capture state held.
     ships: AtomicBool,
-    /// What this process captured and storage may not have: its TXID, while
-    /// another process ships.
-    watched: AtomicU64,
+    /// Until when the process that has the capture lock is taken for stopped.
+    stuck_until: Mutex<Option<Instant>>,
     /// The process that shipped died: what it committed last may not be captured.
     orphaned: AtomicBool,
     /// Nothing is opened any more.
@@ -287,8 +286,8 @@ impl Db {
             self.take_shipper().inspect_err(|_| self.try_again())?;
             match self.batch()? {
                 // Whoever shipped may have gone to rest before it could see this batch.
-                Some(left) if !self.take_shipper()? => {
-                    self.watch(left);
+                Some(_) if !self.take_shipper()? => {
+                    self.watch();
                     return Ok(());
                 }
                 Some(_) => {}

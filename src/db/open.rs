@@ -102,7 +102,7 @@ impl Db {
             capture: Mutex::new(capture),
             shipper: Mutex::default(),
             ships: Default::default(),
-            watched: Default::default(),
+            stuck_until: Mutex::default(),
             orphaned: Default::default(),
             ended: Default::default(),
             captured_signal: Default::default(),

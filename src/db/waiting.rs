@@ -2,7 +2,6 @@
 //! commits are there: from the position file and from what the one that ships
 //! recorded.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::capture::Capture;
@@ -94,8 +93,7 @@ impl Db {
 
     /// Another process ships: while something of this one waits, that one is
     /// watched.
-    pub(crate) fn watch(&self, txid: Txid) {
-        self.watched.store(txid.0, Ordering::Release);
+    pub(crate) fn watch(&self) {
         *lock(&self.last_seal) = Some(tasks::now());
         if let Some(store) = self.store.upgrade() {
             store.schedule(self.identity, WATCH_PAUSE);

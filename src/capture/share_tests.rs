@@ -1,0 +1,228 @@
+//! Two processes' capture states on one directory, as they take turns. (In one
+//! process the lock excludes nobody, so the tests take turns by themselves.)
+
+use std::path::Path;
+
+use crate::capture::position::Position;
+use crate::capture::recover::{Acquired, Place};
+use crate::capture::segment::Segment;
+use crate::capture::{Capture, Gap, Outcome, POSITION_FILE, Published};
+use crate::host::{Salts, WalIndexHeader};
+use crate::ltx::Txid;
+use crate::os::disk::{self as os, File};
+
+const PAGE: usize = 512;
+
+fn sum(mut s: [u32; 2], data: &[u8]) -> [u32; 2] {
+    for pair in data.chunks_exact(8) {
+        let word = |at: usize| u32::from_le_bytes(pair[at..at + 4].try_into().unwrap());
+        s[0] = s[0].wrapping_add(word(0)).wrapping_add(s[1]);
+        s[1] = s[1].wrapping_add(word(4)).wrapping_add(s[0]);
+    }
+    s
+}
+
+/// A WAL as SQLite writes it: each frame is the commit of one page.
+struct Wal {
+    bytes: Vec<u8>,
+    salts: Salts,
+    sum: [u32; 2],
+}
+
+impl Wal {
+    fn new(salts: Salts) -> Wal {
+        let mut bytes = Vec::new();
+        for v in [0x377f_0682, 3_007_000, PAGE as u32, 0, salts[0], salts[1]] {
+            bytes.extend_from_slice(&v.to_be_bytes());
+        }
+        let s = sum([0, 0], &bytes);
+        bytes.extend(s.iter().flat_map(|v| v.to_be_bytes()));
+        Wal { bytes, salts, sum: s }
+    }
+
+    fn commit(&mut self, pgno: u32, fill: u8) -> &mut Wal {
+        let mut head: Vec<u8> = [pgno, 3u32].iter().flat_map(|v| v.to_be_bytes()).collect();
+        self.sum = sum(sum(self.sum, &head), &[fill; PAGE]);
+        head.extend(self.salts.iter().chain(&self.sum).flat_map(|v| v.to_be_bytes()));
+        self.bytes.extend(head);
+        self.bytes.extend([fill; PAGE]);
+        self
+    }
+
+    fn write(&self, place: &Place) {
+        std::fs::write(&place.wal_path, &self.bytes).unwrap();
+    }
+}
+
+fn place(dir: &Path) -> Place {
+    let path = dir.join("db");
+    std::fs::write(&path, [0u8; 3 * PAGE]).unwrap();
+    let stat = os::stat(&path).unwrap().unwrap();
+    Place {
+        dir: dir.join("vfs"),
+        wal_path: dir.join("db-wal"),
+        identity: (stat.dev, stat.ino),
+        path,
+        replica: 1,
+        owner: None,
+    }
+}
+
+fn header(salts: Salts, mx_frame: u32) -> WalIndexHeader {
+    WalIndexHeader { mx_frame, n_page: 3, page_size: PAGE as u32, salts }
+}
+
+fn acquire(capture: &mut Capture) -> &mut Capture {
+    assert_eq!(capture.try_acquire().unwrap(), Acquired::Held);
+    capture
+}
+
+fn end(salts: Salts, mx_frame: u32) -> Published {
+    Published { salt1: salts[0], mx_frame }
+}
+
+/// Two states that follow from the first frame of a WAL with salts 7, 1.
+fn two(place: &Place) -> (Wal, Capture, Capture) {
+    let mut wal = Wal::new([7, 1]);
+    wal.commit(1, 1).write(place);
+    let (mut a, b) = (Capture::new(place.clone()), Capture::new(place.clone()));
+    acquire(&mut a).follow_from(&header([7, 1], 1), Txid(0), Txid(5)).unwrap();
+    a.let_go();
+    (wal, a, b)
+}
+
+fn pages(segment: &Segment) -> Vec<(u32, u8)> {
+    let mut found = Vec::new();
+    segment
+        .for_each_page(|pgno, page| {
+            found.push((pgno, page[0]));
+            Ok(())
+        })
+        .unwrap();
+    found
+}
+
+#[test]
+fn what_one_captures_the_other_continues_and_seals() {
+    let tmp = tempfile::tempdir().unwrap();
+    let place = place(tmp.path());
+    let (mut wal, mut a, mut b) = two(&place);
+    wal.commit(2, 2).commit(3, 3).write(&place);
+    for (capture, mx_frame) in [(&mut a, 2), (&mut b, 3)] {
+        acquire(capture).capture_to(end([7, 1], mx_frame)).unwrap();
+        capture.let_go();
+    }
+    wal.commit(2, 4).write(&place);
+    // What A noted last is behind what B has captured since.
+    assert_eq!(acquire(&mut a).capture_to(end([7, 1], 2)).unwrap(), Outcome::UpToDate);
+    assert_eq!((a.position().wal.frame, a.is_shared()), (3, true));
+    a.capture_to(end([7, 1], 4)).unwrap();
+    let sealed = a.seal(9).unwrap().unwrap();
+    a.let_go();
+    assert_eq!((sealed.txid(), pages(&sealed)), (Txid(5), vec![(2, 4), (3, 3)]));
+    wal.commit(1, 5).write(&place);
+    acquire(&mut b).capture_to(end([7, 1], 5)).unwrap();
+    let next = b.seal(10).unwrap().unwrap();
+    assert_eq!((next.txid(), pages(&next)), (Txid(6), vec![(1, 5)]));
+}
+
+#[test]
+fn a_gap_is_everybodys_and_survives_what_could_not_be_recorded() {
+    let tmp = tempfile::tempdir().unwrap();
+    let place = place(tmp.path());
+    let (wal, mut a, mut b) = two(&place);
+    Wal::new([8, 2]).commit(1, 9).write(&place);
+    assert_eq!(acquire(&mut a).capture_to(end([8, 2], 1)).unwrap(), Outcome::NotFollowing);
+    a.let_go();
+    assert_eq!(acquire(&mut b).gap(), Some(Gap::WalReplaced));
+    wal.write(&place);
+    b.follow_from(&header([7, 1], 1), Txid(0), Txid(6)).unwrap();
+    b.let_go();
+    assert_eq!(acquire(&mut a).gap(), None);
+    a.let_go();
+    b.remember_gap(Gap::CaptureFailed);
+    acquire(&mut b).let_go();
+    assert_eq!(acquire(&mut a).gap(), Some(Gap::CaptureFailed));
+}
+
+/// A program without the library appended and let the WAL restart: the end that
+/// ours knows is not the end.
+#[test]
+fn a_new_wal_is_recorded_only_from_its_proven_end() {
+    let tmp = tempfile::tempdir().unwrap();
+    let place = place(tmp.path());
+    let (mut wal, mut a, mut b) = two(&place);
+    assert_eq!(acquire(&mut a).expect_generation([8, 2]).unwrap(), Outcome::UpToDate);
+    a.let_go();
+    let mut next = Wal::new([8, 2]);
+    next.commit(3, 6).write(&place);
+    acquire(&mut b).capture_to(end([8, 2], 1)).unwrap();
+    assert_eq!((b.gap(), b.position().wal.salts), (None, [8, 2]));
+    b.let_go();
+    next.commit(2, 7).write(&place);
+    assert_eq!(acquire(&mut a).expect_generation([9, 3]).unwrap(), Outcome::NotFollowing);
+    assert_eq!(a.gap(), Some(Gap::WalReplaced));
+    wal.commit(1, 1);
+}
+
+#[test]
+fn the_first_wal_after_a_clean_state_is_captured_whoever_wrote_it() {
+    let tmp = tempfile::tempdir().unwrap();
+    let place = place(tmp.path());
+    let (_, mut a, _) = two(&place);
+    acquire(&mut a).prove_end().unwrap();
+    a.mark_clean().unwrap();
+    a.release();
+    Wal::new([70, 4]).commit(2, 8).write(&place);
+    let mut b = Capture::new(place.clone());
+    acquire(&mut b).capture_to(end([70, 4], 1)).unwrap();
+    assert_eq!((b.gap(), b.open_bytes() > 0), (None, true));
+    b.release();
+    // But not once the file was written.
+    let mut c = Capture::new(place.clone());
+    acquire(&mut c).prove_end().unwrap();
+    c.mark_clean().unwrap();
+    c.release();
+    std::fs::write(&place.path, [1u8; 4 * PAGE]).unwrap();
+    Wal::new([90, 4]).commit(2, 8).write(&place);
+    assert_eq!(acquire(&mut Capture::new(place.clone())).gap(), Some(Gap::WalReplaced));
+}
+
+/// Killed between the append and the record, and between the seal and the record.
+#[test]
+fn what_a_killed_process_left_behind_the_record_is_written_over() {
+    for sealed in [false, true] {
+        let tmp = tempfile::tempdir().unwrap();
+        let place = place(tmp.path());
+        let (mut wal, mut a, mut b) = two(&place);
+        wal.commit(2, 2).write(&place);
+        acquire(&mut a).capture_to(end([7, 1], 2)).unwrap();
+        let record = os::read(&place.dir.join(POSITION_FILE)).unwrap().unwrap();
+        wal.commit(3, 3).commit(3, 4).write(&place);
+        if sealed {
+            a.seal(1).unwrap().unwrap();
+        } else {
+            a.capture_to(end([7, 1], 4)).unwrap();
+        }
+        let file = File::open_existing(&place.dir.join(POSITION_FILE)).unwrap();
+        file.write_all_at(&record, 0).unwrap();
+        drop((a, file));
+        acquire(&mut b).capture_to(end([7, 1], 3)).unwrap();
+        let found = b.seal(2).unwrap().unwrap();
+        assert_eq!((found.txid(), pages(&found)), (Txid(5), vec![(2, 2), (3, 3)]), "{sealed}");
+    }
+}
+
+/// After a power loss the record may be older than what storage was sent.
+#[test]
+fn a_record_behind_storage_is_a_gap() {
+    let tmp = tempfile::tempdir().unwrap();
+    let place = place(tmp.path());
+    let (_, mut a, _) = two(&place);
+    acquire(&mut a).rebase(Txid(5)).unwrap();
+    assert!(a.take_sealed(Some(Txid(4))).unwrap().is_empty() && a.gap().is_none());
+    assert!(a.take_sealed(Some(Txid(5))).unwrap().is_empty());
+    assert_eq!(a.gap(), Some(Gap::SpoolDamaged));
+    let record = os::read(&place.dir.join(POSITION_FILE)).unwrap().unwrap();
+    assert_eq!(Position::decode(&record).unwrap().gap, Some(Gap::SpoolDamaged));
+}
