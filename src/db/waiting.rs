@@ -78,8 +78,18 @@ impl Db {
         if !self.is_caught_up() {
             self.capture_locked(capture).ok()?;
         }
-        let position = capture.position();
-        (!position.unknown_chain).then(|| self.newest(capture))
+        let known = !capture.position().unknown_chain;
+        let txid = known.then(|| self.newest(capture));
+        self.release_if_idle(capture);
+        txid
+    }
+
+    /// Closes what a look opened, when nobody else would.
+    fn release_if_idle(&self, capture: &mut Capture) {
+        let works = self.ships() || lock(&self.ship).running;
+        if !works && !capture.has_open() && self.is_caught_up() {
+            capture.release();
+        }
     }
 
     /// The TXID that others have to see stored for this process to be done;
@@ -114,6 +124,14 @@ impl Db {
     /// `Transient` when `timeout` passes first, `Conflict` when nothing is
     /// shipped because the replica holds another history.
     pub fn sync(&self, timeout: Wait) -> Result<Txid> {
+        let done = self.wait_for_storage(timeout);
+        if let Some(capture) = self.capture().as_mut() {
+            self.release_if_idle(capture);
+        }
+        done
+    }
+
+    fn wait_for_storage(&self, timeout: Wait) -> Result<Txid> {
         let deadline = tasks::now() + timeout;
         self.capture_and_seal()?;
         if self.ships() {
