@@ -64,7 +64,10 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
     let found = newest(&*db.client.client, seek).await?;
     let acked = match (found, known.filter(|_| trusted)) {
         (None, None) => fresh(db)?,
-        (None, Some((txid, _))) => {
+        (None, Some((txid, header))) => {
+            if stored(db, txid, &header).await? {
+                return Err(stale_listing(db, txid));
+            }
             let acked = behind(db, Txid(0), txid)?;
             // Other processes believe what is recorded.
             shipped::forget(&dir)?;
@@ -146,6 +149,26 @@ fn fresh(db: &Arc<Db>) -> Result<Txid> {
     Ok(Txid(0))
 }
 
+/// Whether storage has the file that was written from here with this header.
+async fn stored(db: &Db, txid: Txid, header: &[u8; HEADER_SIZE]) -> Result<bool> {
+    let id = FileId { level: 0, min: txid, max: txid };
+    match stored_header_is(db, &id, header).await {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        other => other,
+    }
+}
+
+/// The listing does not have what can be read: it is out of date.
+fn stale_listing(db: &Db, txid: Txid) -> Error {
+    Error::new(
+        ErrorKind::Transient,
+        format!(
+            "the listing of {} lacks TXID {txid}, which is there: asking again",
+            db.client.url()
+        ),
+    )
+}
+
 /// Storage has less than it acknowledged: the chain goes on from what it has.
 fn behind(db: &Arc<Db>, has: Txid, known: Txid) -> Result<Txid> {
     db.log(
@@ -195,6 +218,9 @@ async fn advance(
     header: &[u8; HEADER_SIZE],
 ) -> Result<bool> {
     let max = file.id.max;
+    if max < known && stored(db, known, header).await? {
+        return Err(stale_listing(db, known));
+    }
     if max < known {
         behind(db, max, known)?;
         // Other processes believe what is recorded.

@@ -102,7 +102,7 @@ fn published(disk: &mut Disk, path: &str) -> Option<Published> {
 
 /// Whether the files say what is committed without a recovery.
 fn is_whole(disk: &mut Disk, path: &str) -> bool {
-    if published(disk, path).is_some() {
+    if published(disk, path).is_some_and(|p| p.mx_frame > 0) {
         return true;
     }
     let empty = |suffix: &str| {
@@ -263,6 +263,14 @@ fn look(world: &Arc<World>, adopt: bool) {
     if image.digest() != oracle.image.digest() {
         let pages = oracle.image.differences(&image);
         drop(oracle);
-        world.fail(&format!("plain SQLite reads another state: pages (from 0) {pages:?}"));
+        let mut disk = locked(&world.disk);
+        let end = published(&mut disk, &path).map(|p| p.mx_frame);
+        let bytes = |suffix: &str| disk.content(&format!("{path}{suffix}")).map(<[u8]>::len);
+        let files = (bytes(""), bytes("-wal"), bytes("-journal"));
+        drop(disk);
+        world.fail(&format!(
+            "plain SQLite reads another state: pages (from 0) {pages:?}; published frame {end:?}, \
+             bytes of database, WAL and journal {files:?}"
+        ));
     }
 }

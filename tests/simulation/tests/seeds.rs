@@ -41,11 +41,11 @@ fn a_seed_repeats_itself() {
 fn every_restore_is_a_state_that_was_committed() {
     let _alone = alone();
     let (mut commits, mut restores) = (0, 0);
-    for seed in 100..110 {
+    for seed in 100..106 {
         let report = run(&Plan::new(seed, 250));
         check(&report);
         commits += report.commits;
         restores += report.restores;
     }
-    assert!(commits >= 2_500 && restores >= 100, "{commits} commits, {restores} restores");
+    assert!(commits >= 1_500 && restores >= 60, "{commits} commits, {restores} restores");
 }
