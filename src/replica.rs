@@ -491,12 +491,14 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
             db.ask_for_haste();
         }
         let done = if db.ships() {
+            // Asked before: `capture` is locked before `ship`, never under it.
+            let more = has_more(db);
             let ship = lock(&db.ship);
             let nothing = ship.pending.is_empty();
             match &ship.history {
-                History::Agreed => nothing && !has_more(db),
+                History::Agreed => nothing && !more,
                 History::Conflict(_) => true,
-                History::Unknown => nothing && (!db.was_used() || !has_more(db)),
+                History::Unknown => nothing && (!db.was_used() || !more),
             }
         } else {
             // What another process ships is watched for as long as it may take.
