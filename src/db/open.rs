@@ -12,6 +12,7 @@ use crate::db::status::Counters;
 use crate::db::{Client, Db, Ship};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
+use crate::log::Level;
 use crate::ltx::checksum::crc64;
 use crate::os::disk::{self as os, FileStat};
 use crate::store::Store;
@@ -117,8 +118,17 @@ impl Db {
             pace: Mutex::default(),
         };
         let db = Arc::new(db);
-        os::create_private_dir(&db.meta_dir, db.owner)?;
-        db.open_capture(OPEN_WAIT)?;
+        let ready = os::create_private_dir(&db.meta_dir, db.owner)
+            .and_then(|()| db.open_capture(OPEN_WAIT));
+        match ready {
+            // The application needs no room of ours: what the record lacks is
+            // proven, or found to be a gap, by the first batch that has some.
+            Err(e) if e.kind() == ErrorKind::Full => {
+                db.log(Level::Error, &e.to_string());
+                db.set_error(format!("{e}; commits stay in the WAL and are captured later"));
+            }
+            other => other?,
+        }
         Ok(db)
     }
 }

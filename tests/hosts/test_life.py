@@ -1,5 +1,6 @@
 """Processes that die, fork or share; storage that goes away; disks that fill."""
 
+import contextlib
 import os
 import subprocess
 import unittest
@@ -468,6 +469,31 @@ class FullDisk(HostCase):
         ballast.unlink()
         Storage.nudge(process)
         child.hear(process)
+        self.assertEqual(process.wait(60), 0)
+        self.oracle()
+
+    def test_a_disk_that_is_full_at_open_keeps_nobody_out(self):
+        ballast = self.meta / "ballast"
+        free = os.statvfs(self.meta)
+        with open(ballast, "wb") as out, contextlib.suppress(OSError):
+            for _ in range(free.f_blocks):
+                out.write(bytes(free.f_frsize))
+        process = self.start("""
+            db = connect(PATH, **PARAMS, meta_path=META, sync_interval="100ms")
+            db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+            for n in range(50):
+                db.execute("INSERT INTO t(v) VALUES(randomblob(900))")
+            say(status=status(db), rows=scalar(db, "SELECT count(*) FROM t"))
+            sys.stdin.readline()
+            db.execute("INSERT INTO t(v) VALUES('last')")
+            sync(db, 30000)
+            db.close()
+        """, META=self.meta)
+        full = child.hear(process)
+        self.assertEqual(full["rows"], 50)
+        self.assertIn("space", full["status"]["last_error"])
+        ballast.unlink()
+        Storage.nudge(process)
         self.assertEqual(process.wait(60), 0)
         self.oracle()
 
