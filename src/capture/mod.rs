@@ -72,6 +72,9 @@ pub struct Capture {
     partial: bool,
     /// A gap that is not in the record yet.
     unrecorded: Option<Gap>,
+    /// Salts of a WAL header that a connection of this process is about to write,
+    /// or wrote; none since the WAL went.
+    announced: Option<Salts>,
     /// The end that was captured last here, and the position after that.
     last: (Published, WalPosition),
     /// Another process wrote the record since this one knows it.
@@ -398,7 +401,10 @@ impl Capture {
     /// # Errors
     /// The position could not be written.
     pub fn expect_generation(&mut self, salts: Salts) -> Result<Outcome> {
-        if self.prove_end()? == Outcome::NotFollowing {
+        let proven = self.prove_end();
+        // Whoever begins to follow before the header is on disk must know of it.
+        self.announced = Some(salts);
+        if proven? == Outcome::NotFollowing {
             return Ok(Outcome::NotFollowing);
         }
         self.position.next_salts = Some(salts);
@@ -537,10 +543,18 @@ impl Capture {
         // this state, or (a restart whose header is not written yet) are in it.
         self.position.next_salts = match found {
             Some(h) if header.mx_frame == 0 && h.salts != header.salts => Some(h.salts),
+            None => self.announced,
             _ => None,
         };
+        let begins = found.is_none() && self.announced.is_some();
+        if found.is_none() {
+            // The next header is entered like any restart, also when the wal-index
+            // has its salts already: it tells where the checksums begin, and ends
+            // what the file's times prove.
+            self.position.wal = WalPosition::default();
+        }
         // Without a WAL the file alone is the state, and its times will prove it.
-        self.position.clean = if found.is_none() { self.clean_mark()? } else { None };
+        self.position.clean = if found.is_none() && !begins { self.clean_mark()? } else { None };
         self.position.head = None;
         self.position.snapshot_pending = snapshot;
         self.position.segment = SegmentMark {

@@ -17,6 +17,7 @@ impl Capture {
     /// # Errors
     /// A file could not be read, or the gap not be recorded.
     pub fn prove_end(&mut self) -> Result<Outcome> {
+        self.announced = None;
         if !self.position.following {
             return Ok(Outcome::NotFollowing);
         }

@@ -77,6 +77,7 @@ impl Capture {
             buf: Vec::new(),
             partial: false,
             unrecorded: None,
+            announced: None,
             last: (Published::default(), WalPosition::default()),
             shared: false,
             proved: false,
