@@ -134,6 +134,10 @@ pub fn observe(world: &Arc<World>, path: &str) {
     if known.is_some() && known == oracle.seen {
         return;
     }
+    if found.is_none() && !is_whole(&mut disk, path) {
+        // A close whose checkpoint failed: the next recovery will tell.
+        return;
+    }
     let follows = match (&found, known) {
         (Some(p), Some((salts, mx))) => salts == p.salts && mx < p.mx_frame,
         _ => false,

@@ -279,12 +279,13 @@ impl Driver {
     fn end(&mut self, process: &Process) {
         process.control.stop.store(true, Ordering::SeqCst);
         let mut patience = 60_000;
-        while self.world.is_running(process.number) && patience > 0 {
+        while !self.world.running(process.number).is_empty() && patience > 0 {
             self.world.sleep(Duration::from_millis(10));
             patience -= 1;
         }
         if patience == 0 {
-            self.world.fail(&format!("p{} does not end", process.number));
+            let left = self.world.running(process.number).join(", ");
+            self.world.fail(&format!("p{} does not end: {left}", process.number));
         }
         self.world.kill(process.number);
     }
@@ -379,7 +380,7 @@ impl Driver {
         self.world.tell(&format!("process p{number} is the last"));
         self.world.start(number, "last", move || session.settle());
         let mut waited = Duration::ZERO;
-        while self.world.is_running(number) && waited < CALM {
+        while !self.world.running(number).is_empty() && waited < CALM {
             let nap = Duration::from_millis(50);
             self.world.sleep(nap);
             waited += nap;

@@ -488,9 +488,11 @@ impl World {
         self.hand_over(state, id, Some(&baton));
     }
 
-    /// Whether `process` has threads that run still.
-    pub fn is_running(&self, process: u32) -> bool {
-        self.state().threads.iter().any(|t| t.process == process && t.doing != Doing::Done)
+    /// The threads of `process` that have not ended.
+    pub fn running(&self, process: u32) -> Vec<String> {
+        let state = self.state();
+        let left = state.threads.iter().filter(|t| t.process == process && t.doing != Doing::Done);
+        left.map(|t| format!("{} {:?}", t.name, t.doing)).collect()
     }
 
     /// The machine lost its power: everybody is dead, and of the disk only what
