@@ -52,7 +52,7 @@ enum Content {
 enum State {
     Still(Box<Begun>),
     /// That of a database which can only be gathered while it changes.
-    Moving(Option<Ledger>),
+    Moving(Option<Box<Ledger>>),
     /// The database is empty, or nothing is due.
     None,
 }
@@ -86,7 +86,7 @@ pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
         .inspect_err(|_| abandon(db))?;
     let Begun { header, reason, content, compared, pages } = match begun {
         State::Still(begun) => *begun,
-        State::Moving(ledger) => return gather(db, changes, ledger).await,
+        State::Moving(ledger) => return gather(db, changes, ledger.map(|l| *l)).await,
         State::None => {
             db.counters.pointless(changes);
             return Ok(false);
@@ -255,7 +255,7 @@ fn unchanged(db: &Arc<Db>, header: &Header, repair: Repair) -> Result<()> {
 fn begin(db: &Arc<Db>, ledger: Option<Ledger>) -> Result<State> {
     let (pages, header, reason) = match follow(db)? {
         Followed::From(from) => *from,
-        Followed::Moving => return Ok(State::Moving(ledger)),
+        Followed::Moving => return Ok(State::Moving(ledger.map(Box::new))),
         Followed::Not => return Ok(State::None),
     };
     let all = {

@@ -46,6 +46,7 @@ pub trait Disk: Send + Sync {
 }
 
 /// An open file, closed when dropped.
+#[expect(clippy::len_without_is_empty, reason = "a length on disk, which can fail")]
 pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Reads up to `buf.len()` bytes; fewer only at the end.
     ///
