@@ -90,7 +90,10 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
         let for_settle = Arc::clone(db);
         let settled = tasks::spawn_blocking(move || {
             let db = for_settle;
-            node.settle(&db.vfs_dir(), db.subject(), db.owner)
+            let dir = db.vfs_dir();
+            let newest = Shipped::load(&dir)?.and_then(|(_, h)| Header::decode(&h).ok());
+            let newest = newest.map_or(0, |h| h.node_id);
+            node.settle(&dir, db.subject(), newest, &*db.random, db.owner)
         })
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "recording the boot failed").with_source(e))?;
@@ -118,7 +121,7 @@ async fn know_node(db: &Arc<Db>) -> Result<Node> {
 async fn take_up(db: &Arc<Db>, file: FileInfo) -> Result<bool> {
     let Some(node) = *lock(&db.node) else { return Ok(false) };
     let newest = header_of(db, file).await?;
-    if !node.rebooted || newest.node_id != node.id {
+    if !node.rebooted || !node.wrote(newest.node_id) {
         return Ok(false);
     }
     db.log(

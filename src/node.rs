@@ -4,8 +4,9 @@
 //! nothing that is recorded about single files is fsynced. So every file carries
 //! a number of this database's own in the node id of its header, and that number
 //! is made durable once, before the first file. In the first session after a
-//! boot a newest file with this number proves whose chain it is; later, and in
-//! another machine's copy of the directory, only what was recorded since does.
+//! boot a newest file with this number proves whose chain it is; later only
+//! what was recorded since does. A number that was used is replaced in each boot:
+//! where a copy of the disk went on, the original does not take its files for its own.
 
 use std::path::Path;
 
@@ -29,6 +30,8 @@ pub(crate) struct Subject {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     id: String,
+    #[serde(default)]
+    previous: String,
     device: u64,
     inode: u64,
     replica: String,
@@ -40,14 +43,17 @@ struct Record {
 pub(crate) struct Node {
     /// Never 0, which Litestream writes.
     pub id: u64,
+    /// The one before, or 0.
+    pub previous: u64,
     /// The machine was started since a session last agreed with storage.
     pub rebooted: bool,
 }
 
 impl Record {
-    fn new(id: u64, subject: Subject, boot: [u8; 16]) -> Record {
+    fn new(id: u64, previous: u64, subject: Subject, boot: [u8; 16]) -> Record {
         Record {
             id: format!("{id:016x}"),
+            previous: format!("{previous:016x}"),
             device: subject.identity.0,
             inode: subject.identity.1,
             replica: format!("{:016x}", subject.replica),
@@ -85,27 +91,47 @@ impl Node {
         if let Some(record) = found
             && let Ok(id @ 1..) = u64::from_str_radix(&record.id, 16)
         {
-            let here = Record::new(id, subject, boot);
+            let previous = u64::from_str_radix(&record.previous, 16).unwrap_or(0);
+            let here = Record::new(id, previous, subject, boot);
             let same = Record { boot: record.boot.clone(), ..here.clone() } == record;
             if same {
-                return Ok(Node { id, rebooted: record.boot != here.boot });
+                let rebooted = disk::knows_boot() && record.boot != here.boot;
+                return Ok(Node { id, previous, rebooted });
             }
         }
         let id = random.next_u64().max(1);
-        Record::new(id, subject, boot).save(dir, owner)?;
-        Ok(Node { id, rebooted: false })
+        Record::new(id, 0, subject, boot).save(dir, owner)?;
+        Ok(Node { id, previous: 0, rebooted: false })
     }
 
-    /// Storage and this database agree: until the next boot that is recorded
-    /// file by file.
+    /// Whether a file with this node id was written from here.
+    pub(crate) fn wrote(&self, node_id: u64) -> bool {
+        node_id != 0 && [self.id, self.previous].contains(&node_id)
+    }
+
+    /// Storage and this database agree, and `newest` is the node id of the newest
+    /// file there: until the next boot that is recorded file by file.
     ///
     /// # Errors
     /// The record could not be made durable.
-    pub(crate) fn settle(self, dir: &Path, subject: Subject, owner: Option<Owner>) -> Result<Node> {
-        if self.rebooted {
-            Record::new(self.id, subject, disk::boot_id()).save(dir, owner)?;
+    pub(crate) fn settle(
+        self,
+        dir: &Path,
+        subject: Subject,
+        newest: u64,
+        random: &dyn Random,
+        owner: Option<Owner>,
+    ) -> Result<Node> {
+        if !self.rebooted {
+            return Ok(self);
         }
-        Ok(Node { rebooted: false, ..self })
+        let (id, previous) = if newest == self.id {
+            (random.next_u64().max(1), self.id)
+        } else {
+            (self.id, self.previous)
+        };
+        Record::new(id, previous, subject, disk::boot_id()).save(dir, owner)?;
+        Ok(Node { id, previous, rebooted: false })
     }
 }
 
@@ -136,12 +162,24 @@ mod tests {
     fn another_boot_is_noticed_until_it_is_settled() {
         let dir = tempfile::tempdir().unwrap();
         let random = SeededRandom::new(1);
-        Record::new(77, SUBJECT, [5; 16]).save(dir.path(), None).unwrap();
+        Record::new(77, 0, SUBJECT, [5; 16]).save(dir.path(), None).unwrap();
         let of = || Node::of(dir.path(), SUBJECT, &random, None).unwrap();
         let found = of();
-        assert_eq!(found, Node { id: 77, rebooted: true });
+        assert_eq!(found, Node { id: 77, previous: 0, rebooted: true });
         assert_eq!(of(), found);
-        found.settle(dir.path(), SUBJECT, None).unwrap();
-        assert_eq!(of(), Node { id: 77, rebooted: false });
+        found.settle(dir.path(), SUBJECT, 5, &random, None).unwrap();
+        assert_eq!(of(), Node { id: 77, previous: 0, rebooted: false });
+    }
+
+    /// The original of a disk whose copy went on once took the copy's files for its own.
+    #[test]
+    fn a_number_that_was_used_is_replaced_in_the_next_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let random = SeededRandom::new(1);
+        Record::new(77, 0, SUBJECT, [5; 16]).save(dir.path(), None).unwrap();
+        let original = Node::of(dir.path(), SUBJECT, &random, None).unwrap();
+        let copy = original.settle(dir.path(), SUBJECT, 77, &random, None).unwrap();
+        assert!(copy.id != 77 && copy.wrote(77) && copy.wrote(copy.id));
+        assert!(!original.wrote(copy.id) && !original.wrote(0));
     }
 }

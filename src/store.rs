@@ -113,6 +113,22 @@ fn two_names(request: &OpenRequest, db: &Db) -> Error {
     )
 }
 
+/// Takes a closed database out of the registry when dropped.
+struct Gone<'a> {
+    store: &'a Store,
+    db: &'a Db,
+}
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        let mut registry = lock(&self.store.registry);
+        registry.databases.remove(&self.db.identity);
+        registry.clients.remove(&self.db.path);
+        drop(registry);
+        self.store.closed.notify_all();
+    }
+}
+
 /// In one meta directory two databases would overwrite each other's spool.
 fn refuse_shared_meta_dir(registry: &Registry, request: &OpenRequest) -> Result<()> {
     let real = |dir: &Path| disk::canonical(dir).unwrap_or_else(|_| dir.to_owned());
@@ -301,7 +317,10 @@ impl Store {
         db.connections.fetch_add(1, Ordering::AcqRel);
         registry.databases.insert(identity, Arc::clone(&db));
         drop(registry);
-        self.watch(&db)?;
+        if let Err(e) = self.watch(&db) {
+            // Unshipped work of a process that dies is then found by the next commit.
+            db.log(Level::Warn, &format!("takeover is not watched for: {e}"));
+        }
         if found.is_some() {
             db.begin_baseline_at_rest();
         }
@@ -387,6 +406,8 @@ impl Store {
                 return;
             }
         }
+        // Whatever happens in here, nobody may wait for its end for ever.
+        let gone = Gone { store: self, db: &db };
         replica::flush(&db, db.config.close_timeout);
         self.worker.forget(identity);
         if let Some(watch) = &*lock(&self.watch) {
@@ -394,14 +415,8 @@ impl Store {
         }
         // Before anybody can open it anew: closing a file later would drop his locks.
         db.end();
-        let last = {
-            let mut registry = lock(&self.registry);
-            registry.databases.remove(&identity);
-            registry.clients.remove(&db.path);
-            registry.databases.is_empty()
-        };
-        self.closed.notify_all();
-        if last {
+        drop(gone);
+        if lock(&self.registry).databases.is_empty() {
             self.stop_if_unused();
         }
     }

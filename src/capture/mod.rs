@@ -93,9 +93,10 @@ impl Capture {
         &self.position
     }
 
-    /// Why capture does not follow, if it does not.
+    /// Why capture does not follow, if it does not; also when that could not be
+    /// recorded yet.
     pub fn gap(&self) -> Option<Gap> {
-        self.position.gap
+        self.position.gap.or(self.unrecorded)
     }
 
     /// Directory of the spool.

@@ -74,8 +74,10 @@ impl Capture {
         }
         if self.position.dirty {
             // While its process lives it is a transaction like any other; should
-            // the number be another process's now, the next writer finds it.
-            return if tasks::is_alive(self.position.dirty_writer) {
+            // the number be another process's now, the next writer finds it. This
+            // process has not begun any: in a container the number is always the same.
+            let writer = self.position.dirty_writer;
+            return if writer != tasks::process_id() && tasks::is_alive(writer) {
                 Ok(())
             } else {
                 self.declare_gap(Gap::Interrupted)

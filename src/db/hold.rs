@@ -228,8 +228,11 @@ impl Db {
     pub(crate) fn shipper_file(&self) -> Result<PathBuf> {
         let path = self.vfs_dir().join(SHIPPER_FILE);
         if disk::stat(&path)?.is_none() {
-            let _slot = lock(&self.shipper);
-            drop(File::open_private(&path, self.owner)?);
+            // Closing a second descriptor would drop a lock that is held.
+            let slot = lock(&self.shipper);
+            if slot.is_none() {
+                drop(File::open_private(&path, self.owner)?);
+            }
         }
         Ok(path)
     }

@@ -25,6 +25,9 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Who did not give the lock back in that time is not waited for again so soon.
 const STUCK: Duration = Duration::from_secs(10);
 
+/// How long restarts of the WAL are refused while capture makes no progress.
+const REFUSALS: Duration = Duration::from_secs(1);
+
 /// How long to wait for storage.
 pub type Wait = Duration;
 
@@ -127,8 +130,9 @@ impl Db {
             return true;
         }
         if self.uncaptured_frames() <= INLINE_FRAMES_MAX {
-            return self
-                .capture_now("the WAL is restarted", RESTART_WAIT, |_| Ok(Outcome::UpToDate));
+            let why = "the WAL is restarted";
+            return self.capture_now(why, RESTART_WAIT, |_| Ok(Outcome::UpToDate))
+                || self.refuse_restart();
         }
         let deadline = tasks::now() + RESTART_WAIT;
         if let Some(store) = self.store.upgrade() {
@@ -139,7 +143,8 @@ impl Db {
         while !self.is_caught_up() {
             let left = deadline.saturating_duration_since(tasks::now());
             if left.is_zero() {
-                return false;
+                drop(seen);
+                return self.refuse_restart();
             }
             seen = signal.wait_for(generation, seen, left);
         }
@@ -187,6 +192,11 @@ impl Db {
         } else if let (None, Some(gap)) = (before, capture.gap()) {
             self.count_gap(gap);
         }
+        let found = before.is_none() && capture.gap().is_some();
+        drop(guard);
+        if found {
+            self.arm();
+        }
         true
     }
 
@@ -195,9 +205,48 @@ impl Db {
     fn capture_last(&self, why: &str, last: impl FnOnce(&mut Capture) -> Result<Outcome>) {
         if !self.capture_now(why, LAST_WAIT, last) {
             self.log(Level::Error, &format!("{why} while another process captures: a gap"));
-            self.peek().remember_gap(Gap::CaptureFailed);
-            self.handover.captured(self.handover.noted());
+            self.let_go_of_wal();
         }
+    }
+
+    /// What is in the WAL goes with it: a gap, recorded as soon as that can be.
+    fn let_go_of_wal(&self) {
+        self.peek().remember_gap(Gap::CaptureFailed);
+        self.handover.captured(self.handover.noted());
+        self.arm();
+    }
+
+    /// Whether a restart may be refused once more. Refusals without any progress
+    /// of capture come to an end: the WAL would grow for as long as they last.
+    fn may_refuse(&self) -> bool {
+        let (at, now) = (self.handover.captured_to(), tasks::now());
+        let mut refused = lock(&self.refused);
+        match *refused {
+            Some((seen, since)) if seen == at => {
+                if now.saturating_duration_since(since) < REFUSALS {
+                    return true;
+                }
+                *refused = None;
+                false
+            }
+            _ => {
+                *refused = Some((at, now));
+                true
+            }
+        }
+    }
+
+    /// BUSY, unless that was answered for too long.
+    fn refuse_restart(&self) -> bool {
+        if self.may_refuse() {
+            return false;
+        }
+        self.log(
+            Level::Error,
+            "the WAL is restarted with frames that could not be captured for a while: a gap",
+        );
+        self.let_go_of_wal();
+        true
     }
 
     /// The header of a new WAL generation is about to be written.

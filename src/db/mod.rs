@@ -89,6 +89,8 @@ pub struct Db {
     ships: AtomicBool,
     /// Until when the process that has the capture lock is taken for stopped.
     stuck_until: Mutex<Option<Instant>>,
+    /// How far capture was when a restart of the WAL was first refused, and when.
+    refused: Mutex<Option<(handover::Note, Instant)>>,
     /// The process that shipped died: what it committed last may not be captured.
     orphaned: AtomicBool,
     /// Nothing is opened any more.

@@ -104,6 +104,7 @@ impl Db {
             shipper: Mutex::default(),
             ships: Default::default(),
             stuck_until: Mutex::default(),
+            refused: Mutex::default(),
             orphaned: Default::default(),
             ended: Default::default(),
             captured_signal: Default::default(),

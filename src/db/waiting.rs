@@ -144,8 +144,10 @@ impl Db {
             // Storage may have more from here than is recorded, after a power loss:
             // the TXID that would follow the record is not sure before it answered.
             let told = !self.ships() || lock(&self.ship).history == History::Agreed;
-            if target.is_none() && told {
-                target = self.txid();
+            // Later answers are sure as well, and can be lower: a file that was given
+            // up leaves its TXID to the next one.
+            if told && let Some(sure) = self.txid() {
+                target = Some(target.map_or(sure, |t: Txid| t.min(sure)));
             }
             let (acked, ships, all) = (self.acked()?, self.ships(), self.is_all_shipped());
             let ship = lock(&self.ship);
@@ -196,7 +198,7 @@ impl Db {
     /// Everything that this process committed is in storage, as far as it can know.
     pub(crate) fn is_safe_elsewhere(&self) -> bool {
         let mut guard = self.capture();
-        guard.as_mut().is_none_or(|capture| self.left_to_others(capture).is_none())
+        guard.as_mut().is_some_and(|capture| self.left_to_others(capture).is_none())
     }
 }
 

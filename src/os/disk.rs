@@ -509,6 +509,15 @@ pub fn boot_id() -> [u8; 16] {
     *ID.get_or_init(|| system_boot_id().unwrap_or_else(process_id))
 }
 
+/// Whether [`boot_id`] is one of the machine, not of the process.
+pub fn knows_boot() -> bool {
+    #[cfg(feature = "simulation")]
+    if crate::tasks::simulated::current().is_some() {
+        return true;
+    }
+    system_boot_id().is_some()
+}
+
 fn system_boot_id() -> Option<[u8; 16]> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
