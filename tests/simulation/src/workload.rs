@@ -341,7 +341,10 @@ impl Session {
     pub fn settle(mut self) {
         let db = match self.open() {
             Ok(db) => db,
-            Err(e) => return drop(self.judge("open", &e)),
+            Err(e) => {
+                self.judge("open", &e);
+                return;
+            }
         };
         if let Err(e) = self.small(&db) {
             self.judge("small", &e);
@@ -362,7 +365,10 @@ impl Session {
             self.plan.adopt = true;
             db = match self.open() {
                 Ok(db) => db,
-                Err(e) => return drop(self.judge("open", &e)),
+                Err(e) => {
+                    self.judge("open", &e);
+                    return;
+                }
             };
             answer = sync(&db);
         }
