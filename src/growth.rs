@@ -38,7 +38,8 @@ pub(crate) async fn continues(
         {
             return Ok(true);
         }
-        take_back(&db, before).map(|()| false)
+        db.log(Level::Error, "pages of a growth are missing in the spool");
+        take_back(&db, before, Gap::GrowthHole).map(|()| false)
     })
     .await
     .map_err(|e| Error::new(ErrorKind::Internal, "checking a segment failed").with_source(e))?
@@ -51,15 +52,14 @@ fn is_whole(segment: &Segment, before: Pgno, after: Pgno) -> bool {
 }
 
 /// Drops what is sealed after `acked`: a repair gets the next TXID.
-fn take_back(db: &Db, acked: Txid) -> Result<()> {
+pub(crate) fn take_back(db: &Db, acked: Txid, gap: Gap) -> Result<()> {
     let busy = |what: &str| {
         Error::new(ErrorKind::Transient, format!("another process {what} {}", db.path.display()))
     };
     let held = db.hold_shipper().ok_or_else(|| busy("ships"))?;
     let mut guard = db.capture();
     let capture = guard.as_mut().ok_or_else(|| busy("captures"))?;
-    db.log(Level::Error, "pages of a growth are missing in the spool");
-    db.declare_gap(capture, Gap::GrowthHole)?;
+    db.declare_gap(capture, gap)?;
     capture.rebase(acked.next())?;
     let dropped: Vec<_> = {
         let mut ship = lock(&db.ship);

@@ -287,6 +287,12 @@ async fn own(db: &Arc<Db>, txid: Txid) -> Result<bool> {
     if let Some(pending) = pending {
         return match prepared_equals(db, pending.clone()).await? {
             Some(header) => acknowledge(db, header, Some(&pending)).await.map(|()| true),
+            None if own_snapshot(db, txid).await? => {
+                // It was given up and came late: what was sealed instead is not on top of it.
+                with_capture(db, |c| db.declare_gap(c, Gap::SnapshotInterrupted))?;
+                drop_pending(db)?;
+                Ok(true)
+            }
             None => Ok(false),
         };
     }

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::capture::Gap;
 use crate::capture::segment::Segment;
 use crate::db::{Db, History, Pending, SEALED_MAX, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Level;
 use crate::ltx::{Encoder, HEADER_SIZE, Header, PageForm, Txid};
 use crate::replica_client::{Body, FileId, ReplicaClient, WriteMode, holds};
-use crate::shipped::Shipped;
+use crate::shipped::{self, Shipped};
 use crate::stream::ChunkWriter;
 use crate::{bookkeeping, growth, history, sibling, snapshot, tasks};
 
@@ -367,6 +368,8 @@ async fn write_segment(db: &Arc<Db>, ready: &Prepared) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             if stored_is_ours(db, &id, ready).await? {
                 Ok(())
+            } else if let Some(earlier) = stored_attempt(db, &id).await? {
+                give_way(db, earlier).await
             } else {
                 Err(conflict(
                     db,
@@ -381,6 +384,33 @@ async fn write_segment(db: &Arc<Db>, ready: &Prepared) -> Result<()> {
         }
         Err(e) => Err(e),
     }
+}
+
+/// The snapshot of ours that is stored under this name, if its answer was lost.
+pub(crate) async fn stored_attempt(db: &Db, id: &FileId) -> Result<Option<Header>> {
+    for earlier in shipped::attempts(&db.vfs_dir())? {
+        if stored_header_is(db, id, &earlier).await? {
+            return Header::decode(&earlier).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// A snapshot that was given up has come to storage late, under the TXID of a
+/// segment: it stands, and a repair takes the place of what was sealed after it.
+async fn give_way(db: &Arc<Db>, earlier: Header) -> Result<()> {
+    let txid = earlier.max_txid;
+    acknowledge(db, earlier, None).await?;
+    let for_drop = Arc::clone(db);
+    tasks::spawn_blocking(move || growth::take_back(&for_drop, txid, Gap::SnapshotInterrupted))
+        .await
+        .map_err(|e| {
+            Error::new(ErrorKind::Internal, "taking segments back failed").with_source(e)
+        })??;
+    Err(Error::new(
+        ErrorKind::Transient,
+        format!("an earlier snapshot is in storage as TXID {txid}; a repair follows"),
+    ))
 }
 
 async fn stored_is_ours(db: &Arc<Db>, id: &FileId, ready: &Prepared) -> Result<bool> {

@@ -78,6 +78,16 @@ pub(crate) fn remember_attempt(dir: &Path, header: &Header, owner: Option<Owner>
     disk::write_private(&dir.join(ATTEMPTS_FILE), &json, owner)
 }
 
+/// Forgets an attempt that was never sent. Those before it may come to storage yet.
+pub(crate) fn forget_attempt(dir: &Path, header: &Header, owner: Option<Owner>) -> Result<()> {
+    let mut all = attempts(dir)?;
+    let unsent = header.encode();
+    all.retain(|h| *h != unsent);
+    let list: Vec<String> = all.iter().map(|h| to_hex(h)).collect();
+    let json = serde_json::to_vec(&list).unwrap_or_default();
+    disk::write_private(&dir.join(ATTEMPTS_FILE), &json, owner)
+}
+
 /// Forgets all attempts: storage has one.
 pub(crate) fn forget_attempts(dir: &Path) -> Result<()> {
     disk::remove_file(&dir.join(ATTEMPTS_FILE))

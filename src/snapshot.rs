@@ -20,7 +20,7 @@ use crate::log::Level;
 use crate::ltx::{Encoder, Header, PageForm, Txid, lock_pgno, page_checksum};
 use crate::os::disk;
 use crate::pages::{Origin, Pages, page_size_of};
-use crate::replica::{acknowledge, conflict, stored_header_is};
+use crate::replica::{acknowledge, conflict, stored_attempt, stored_header_is};
 use crate::replica_client::{Body, ByteStream, FileId, ReplicaClient, WriteMode};
 use crate::restore::PageSet;
 use crate::sibling::{self, Sibling};
@@ -189,14 +189,12 @@ async fn already_there(db: &Arc<Db>, id: &FileId, header: &Header) -> Result<()>
     if stored_header_is(db, id, &header.encode()).await? {
         return Ok(());
     }
-    for earlier in shipped::attempts(&db.vfs_dir())? {
-        if stored_header_is(db, id, &earlier).await? {
-            acknowledge(db, Header::decode(&earlier)?, None).await?;
-            return Err(Error::new(
-                ErrorKind::Transient,
-                format!("an earlier snapshot is in storage as {id}; another one follows"),
-            ));
-        }
+    if let Some(earlier) = stored_attempt(db, id).await? {
+        acknowledge(db, earlier, None).await?;
+        return Err(Error::new(
+            ErrorKind::Transient,
+            format!("an earlier snapshot is in storage as {id}; another one follows"),
+        ));
     }
     Err(conflict(
         db,
@@ -240,7 +238,7 @@ fn unchanged(db: &Arc<Db>, header: &Header, repair: Repair) -> Result<()> {
     };
     capture.rebase(header.min_txid)?;
     capture.snapshot_done()?;
-    shipped::forget_attempts(&db.vfs_dir())?;
+    shipped::forget_attempt(&db.vfs_dir(), header, db.owner)?;
     done(db, repair);
     let mut ship = lock(&db.ship);
     ship.sealed_txid = ship.acked;

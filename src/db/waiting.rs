@@ -45,20 +45,18 @@ impl Db {
         self.doubtful(&capture).map_or(sealed, |txid| sealed.max(txid.next()))
     }
 
-    /// The TXID of a repair that is due or under way, when an earlier attempt
-    /// with that TXID may be in storage or come there still: then it is not the
-    /// present state that gets it.
+    /// The newest TXID under which an attempt that was given up may be in storage
+    /// or come there still: then it is not what is captured now that gets it.
     fn doubtful(&self, capture: &Capture) -> Option<Txid> {
+        let (Ok(attempts), Ok(acked)) = (shipped::attempts(&self.vfs_dir()), self.acked()) else {
+            return Some(capture.open_txid());
+        };
+        // The snapshot under way is the last of them.
         let pending = capture.position().snapshot_pending;
-        let due = capture.gap().is_some();
-        if !due && pending == Txid(0) {
-            return None;
-        }
-        let txid = if due { capture.open_txid() } else { pending };
-        let Ok(attempts) = shipped::attempts(&self.vfs_dir()) else { return Some(txid) };
-        let same = attempts.iter().filter_map(|h| Header::decode(h).ok());
-        let same = same.filter(|h| h.max_txid == txid).count();
-        (same > usize::from(!due)).then_some(txid)
+        let under_way = usize::from(capture.gap().is_none() && pending != Txid(0));
+        let given_up = attempts.len().saturating_sub(under_way);
+        let headers = attempts[..given_up].iter().filter_map(|h| Header::decode(h).ok());
+        headers.map(|h| h.max_txid).filter(|txid| *txid > acked).max()
     }
 
     /// The TXID of the newest captured commit, or of the repair that will have it.
