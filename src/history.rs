@@ -86,6 +86,8 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
             file.id.max
         }
     };
+    agree(db, acked)?;
+    // Only now may other processes believe what is recorded.
     if node.rebooted {
         let for_settle = Arc::clone(db);
         let settled = tasks::spawn_blocking(move || {
@@ -99,7 +101,7 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
         .map_err(|e| Error::new(ErrorKind::Internal, "recording the boot failed").with_source(e))?;
         *lock(&db.node) = Some(settled?);
     }
-    agree(db, acked)
+    Ok(())
 }
 
 /// The number that files from here carry, durable before the first of them.

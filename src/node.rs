@@ -104,6 +104,18 @@ impl Node {
         Ok(Node { id, previous: 0, rebooted: false })
     }
 
+    /// Whether what is recorded in `dir` about single files was compared with
+    /// storage in this boot.
+    ///
+    /// # Errors
+    /// The record could not be read.
+    pub(crate) fn is_settled(dir: &Path) -> Result<bool> {
+        let found = disk::read(&dir.join(FILE))?;
+        let found = found.and_then(|b| serde_json::from_slice::<Record>(&b).ok());
+        let boot = format!("{:032x}", u128::from_be_bytes(disk::boot_id()));
+        Ok(!disk::knows_boot() || found.is_none_or(|record| record.boot == boot))
+    }
+
     /// Whether a file with this node id was written from here.
     pub(crate) fn wrote(&self, node_id: u64) -> bool {
         node_id != 0 && [self.id, self.previous].contains(&node_id)
@@ -167,7 +179,9 @@ mod tests {
         let found = of();
         assert_eq!(found, Node { id: 77, previous: 0, rebooted: true });
         assert_eq!(of(), found);
+        assert!(!Node::is_settled(dir.path()).unwrap());
         found.settle(dir.path(), SUBJECT, 5, &random, None).unwrap();
+        assert!(Node::is_settled(dir.path()).unwrap());
         assert_eq!(of(), Node { id: 77, previous: 0, rebooted: false });
     }
 

@@ -8,6 +8,7 @@ use crate::capture::Capture;
 use crate::db::{Db, History, Wait, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{Header, Txid};
+use crate::node::Node;
 use crate::shipped::{self, Shipped};
 use crate::tasks;
 
@@ -112,6 +113,11 @@ impl Db {
     fn acked(&self) -> Result<Txid> {
         if self.ships() {
             return Ok(lock(&self.ship).acked);
+        }
+        // After a power loss storage can have more from here than the record, and
+        // under the TXIDs that the record would give next.
+        if !Node::is_settled(&self.vfs_dir())? {
+            return Ok(Txid(0));
         }
         Ok(Shipped::load(&self.vfs_dir())?.map_or(Txid(0), |(txid, _)| txid))
     }
