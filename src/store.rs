@@ -575,7 +575,8 @@ impl Store {
         }
         // Its thread may want the registry before it ends.
         drop(watch);
-        self.worker_told(self.worker.stop(|life| self.start_worker(life)));
+        let is_open = || !lock(&self.registry).databases.is_empty();
+        self.worker_told(self.worker.stop(is_open, |life| self.start_worker(life)));
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(Duration::from_secs(1));
         }

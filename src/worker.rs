@@ -129,11 +129,16 @@ impl Worker {
     }
 
     /// Ends the thread and waits until it has ended. Another is started when
-    /// work came meanwhile, for a database that counts on it.
+    /// work came meanwhile, for a database that counts on it: one that `is_open`.
+    /// What a closed one left behind is no reason to keep a thread.
     ///
     /// # Errors
     /// As [`Worker::schedule`].
-    pub(crate) fn stop(&self, start: impl FnOnce(u64) -> io::Result<Thread>) -> io::Result<()> {
+    pub(crate) fn stop(
+        &self,
+        is_open: impl FnOnce() -> bool,
+        start: impl FnOnce(u64) -> io::Result<Thread>,
+    ) -> io::Result<()> {
         let thread = {
             let mut state = lock(&self.state);
             state.life += 1;
@@ -144,8 +149,10 @@ impl Worker {
         if let Some(thread) = thread {
             thread.join();
         }
+        // Whoever opens one after this question starts the thread himself.
+        let is_open = is_open();
         let mut state = lock(&self.state);
-        if state.is_idle() { Ok(()) } else { ensure_thread(&mut state, start) }
+        if state.is_idle() || !is_open { Ok(()) } else { ensure_thread(&mut state, start) }
     }
 }
 
