@@ -72,7 +72,7 @@ impl House {
     }
 
     fn stop(self: &Arc<Self>) {
-        self.worker.stop(self.start()).unwrap();
+        self.worker.stop(|| true, self.start()).unwrap();
     }
 
     fn wait_for_seal(&self, id: u64) {

@@ -96,7 +96,7 @@ impl Db {
 
     fn end(self: &Arc<Self>) {
         self.worker.forget(DB);
-        self.worker.stop(self.start()).unwrap();
+        self.worker.stop(|| true, self.start()).unwrap();
     }
 }
 
