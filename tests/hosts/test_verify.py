@@ -28,7 +28,9 @@ class Verify(HostCase):
                  self.replica.url]
         done = subprocess.run([str(w) for w in words], env=paths.environment(), text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
-        self.assertEqual((done.returncode, done.stderr), (code, ""), done.stdout)
+        codes = code if isinstance(code, tuple) else (code,)
+        self.assertEqual(done.stderr, "", done.stdout)
+        self.assertIn(done.returncode, codes, done.stdout)
         return json.loads(done.stdout)
 
     def flip(self, page, path=None):
@@ -116,7 +118,8 @@ class Verify(HostCase):
         process = self.busy()
         time.sleep(1)
         self.flip(400)
-        found = self.verify(code=2)
+        # Whether it can be proven while commits go on is a matter of moments.
+        found = self.verify(code=(2, 3))
         self.assertEqual(found["pages"], [400], found)
         child.kill(process)
 
