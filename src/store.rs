@@ -469,6 +469,9 @@ impl Store {
                     self.guarded(&db, || self.seal(&db));
                 }
             }
+            if lock(&self.registry).databases.is_empty() && self.worker.retire(life) {
+                return;
+            }
         }
     }
 

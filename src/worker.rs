@@ -128,6 +128,18 @@ impl Worker {
         }
     }
 
+    /// Ends the calling thread, which has the number `life`, unless there is work:
+    /// what a closed database left behind may have started it, and nobody would
+    /// stop it. False: it goes on.
+    pub(crate) fn retire(&self, life: u64) -> bool {
+        let mut state = lock(&self.state);
+        let retires = state.life == life && state.is_idle();
+        if retires {
+            state.thread = None;
+        }
+        retires
+    }
+
     /// Ends the thread and waits until it has ended. Another is started when
     /// work came meanwhile, for a database that counts on it: one that `is_open`.
     /// What a closed one left behind is no reason to keep a thread.
