@@ -324,7 +324,35 @@ async fn own_snapshot(db: &Arc<Db>, txid: Txid) -> Result<bool> {
             Err(e) => return Err(e),
         }
     }
+    if let Some(header) = forgotten_attempt(db, &id, &attempts).await? {
+        acknowledge(db, header, None).await?;
+        with_capture(db, |capture| match capture.gap() {
+            None => db.declare_gap(capture, Gap::SnapshotInterrupted),
+            Some(_) => Ok(()),
+        })?;
+        return Ok(true);
+    }
     Ok(false)
+}
+
+/// The header of stored file `id` when it is one of so many attempts of ours
+/// that it is not remembered: storage was away for long, and one of them had
+/// come there. Its node id is this database's own.
+pub(crate) async fn forgotten_attempt(
+    db: &Db,
+    id: &FileId,
+    attempts: &[[u8; HEADER_SIZE]],
+) -> Result<Option<Header>> {
+    if !shipped::forgot_attempts(attempts) {
+        return Ok(None);
+    }
+    let bytes = match db.client.read(id, 0, Some(HEADER_SIZE as u64)).await {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let header = Header::decode(&bytes)?;
+    let node = *lock(&db.node);
+    Ok(node.is_some_and(|n| n.wrote(header.node_id)).then_some(header))
 }
 
 fn snapshot_is(capture: &crate::capture::Capture, txid: Txid) -> bool {

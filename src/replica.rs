@@ -388,12 +388,13 @@ async fn write_segment(db: &Arc<Db>, ready: &Prepared) -> Result<()> {
 
 /// The snapshot of ours that is stored under this name, if its answer was lost.
 pub(crate) async fn stored_attempt(db: &Db, id: &FileId) -> Result<Option<Header>> {
-    for earlier in shipped::attempts(&db.vfs_dir())? {
-        if stored_header_is(db, id, &earlier).await? {
-            return Header::decode(&earlier).map(Some);
+    let attempts = shipped::attempts(&db.vfs_dir())?;
+    for earlier in &attempts {
+        if stored_header_is(db, id, earlier).await? {
+            return Header::decode(earlier).map(Some);
         }
     }
-    Ok(None)
+    history::forgotten_attempt(db, id, &attempts).await
 }
 
 /// A snapshot that was given up has come to storage late, under the TXID of a

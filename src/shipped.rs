@@ -11,7 +11,7 @@ use crate::os::disk::{self, Owner};
 
 const FILE: &str = "shipped.json";
 const ATTEMPTS_FILE: &str = "snapshot-attempts.json";
-/// Attempts that are remembered; older ones have long failed or succeeded.
+/// Attempts that are remembered; of older ones the node id tells (`forgot_attempts`).
 const ATTEMPTS_MAX: usize = 16;
 
 /// The newest file that storage acknowledged, by its header.
@@ -68,6 +68,11 @@ pub(crate) fn attempts(dir: &Path) -> Result<Vec<[u8; HEADER_SIZE]>> {
     Ok(list.iter().filter_map(|t| from_hex(t)).collect())
 }
 
+/// Whether so many attempts were made that some are not remembered any more.
+pub(crate) fn forgot_attempts(attempts: &[[u8; HEADER_SIZE]]) -> bool {
+    attempts.len() >= ATTEMPTS_MAX
+}
+
 /// Remembers a snapshot before it is sent.
 pub(crate) fn remember_attempt(dir: &Path, header: &Header, owner: Option<Owner>) -> Result<()> {
     let mut all = attempts(dir)?;
@@ -79,8 +84,12 @@ pub(crate) fn remember_attempt(dir: &Path, header: &Header, owner: Option<Owner>
 }
 
 /// Forgets an attempt that was never sent. Those before it may come to storage yet.
+/// A full list stays full, for it tells that some are not remembered.
 pub(crate) fn forget_attempt(dir: &Path, header: &Header, owner: Option<Owner>) -> Result<()> {
     let mut all = attempts(dir)?;
+    if forgot_attempts(&all) {
+        return Ok(());
+    }
     let unsent = header.encode();
     all.retain(|h| *h != unsent);
     let list: Vec<String> = all.iter().map(|h| to_hex(h)).collect();
@@ -109,7 +118,9 @@ mod tests {
         for _ in 0..20 {
             remember_attempt(dir.path(), &header, None).unwrap();
         }
-        assert_eq!(attempts(dir.path()).unwrap().len(), ATTEMPTS_MAX);
+        assert!(forgot_attempts(&attempts(dir.path()).unwrap()));
+        forget_attempt(dir.path(), &header, None).unwrap();
+        assert!(forgot_attempts(&attempts(dir.path()).unwrap()));
         forget_attempts(dir.path()).unwrap();
         assert!(attempts(dir.path()).unwrap().is_empty());
     }
