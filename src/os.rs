@@ -110,6 +110,25 @@ pub fn open_read(path: &Path) -> Result<File> {
     File::open(path).map_err(|e| Error::io("open", path, e))
 }
 
+/// The size of an open file in bytes, and a text that tells it from any other
+/// file that has or had its name: device, inode, size, and the times of its last
+/// write and, where the system keeps it, of its creation.
+pub fn size_and_version(file: &File) -> io::Result<(u64, String)> {
+    let meta = file.metadata()?;
+    // Not the time of change: a second link to the file moves that one.
+    let born = meta.created().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+    let version = format!(
+        "{:x}-{:x}-{:x}-{:x}.{:x}-{:x}",
+        meta.dev(),
+        meta.ino(),
+        meta.len(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        born.map_or(0, |t| t.as_nanos())
+    );
+    Ok((meta.len(), version))
+}
+
 /// Reads the whole of `path`.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| Error::io("read", path, e))

@@ -10,8 +10,8 @@ use crate::config::DbConfig;
 use crate::error::Result;
 use crate::ltx::Txid;
 use crate::replica_client::{
-    self, Body, ByteStream, CountingClient, FileId, FileInfo, ReplicaClient, ReplicaOptions,
-    RequestCounts, WriteMode,
+    self, Body, ByteStream, CountingClient, FileId, FileInfo, Piece, ReplicaClient, ReplicaOptions,
+    RequestCounts, Span, Tag, WriteMode,
 };
 
 /// A counted client.
@@ -69,6 +69,10 @@ impl ReplicaClient for Client {
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {
         self.client.read(id, offset, len).await
+    }
+
+    async fn read_piece(&self, id: &FileId, span: Span, tag: Option<&Tag>) -> Result<Piece> {
+        self.client.read_piece(id, span, tag).await
     }
 
     async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {

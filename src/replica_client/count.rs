@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Serialize;
 
-use super::{Body, ByteStream, FileId, FileInfo, ReplicaClient, WriteMode};
+use super::{Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, Span, Tag, WriteMode};
 use crate::error::Result;
 use crate::ltx::Txid;
 
@@ -109,6 +109,13 @@ impl<C: ReplicaClient> ReplicaClient for CountingClient<C> {
         let data = self.inner.read(id, offset, len).await?;
         add(&self.counts.bytes_down, data.len() as u64);
         Ok(data)
+    }
+
+    async fn read_piece(&self, id: &FileId, span: Span, tag: Option<&Tag>) -> Result<Piece> {
+        add(&self.counts.get, 1);
+        let piece = self.inner.read_piece(id, span, tag).await?;
+        add(&self.counts.bytes_down, piece.bytes.len() as u64);
+        Ok(piece)
     }
 
     async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {

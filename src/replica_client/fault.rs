@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::{Body, ByteStream, FileId, FileInfo, ReplicaClient, WriteMode};
+use super::{Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, Span, Tag, WriteMode};
 use crate::clock::{Clock, Random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Txid;
@@ -123,6 +123,15 @@ impl<C: ReplicaClient> ReplicaClient for FaultClient<C> {
         let plan = self.enter().await?;
         let data = self.inner.read(id, offset, len).await?;
         if self.hit(plan.truncated_read) { Err(self.fault("read cut")) } else { Ok(data) }
+    }
+
+    async fn read_piece(&self, id: &FileId, span: Span, tag: Option<&Tag>) -> Result<Piece> {
+        let plan = self.enter().await?;
+        let mut piece = self.inner.read_piece(id, span, tag).await?;
+        if self.hit(plan.truncated_read) {
+            piece.bytes.truncate(self.break_at(piece.bytes.len()));
+        }
+        piece.checked(id, self.url(), span, tag)
     }
 
     async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {

@@ -14,7 +14,9 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::{Body, ByteStream, FileId, FileInfo, ReplicaClient, SNAPSHOT_LEVEL, WriteMode};
+use super::{
+    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, SNAPSHOT_LEVEL, Span, Tag, WriteMode,
+};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Txid;
@@ -134,6 +136,19 @@ impl ReplicaClient for FileClient {
             read_piece(&file, &path, offset, len.unwrap_or(u64::MAX))
         })
         .await
+    }
+
+    async fn read_piece(&self, id: &FileId, span: Span, tag: Option<&Tag>) -> Result<Piece> {
+        let path = self.path(id);
+        let piece = blocking(move || {
+            let file = os::open_read(&path)?;
+            let (size, version) =
+                os::size_and_version(&file).map_err(|e| Error::io("stat", &path, e))?;
+            let (offset, len) = span.within(size);
+            let bytes = read_piece(&file, &path, offset, len)?;
+            Ok(Piece { bytes, size, tag: Tag::new(version) })
+        });
+        piece.await?.checked(id, &self.url, span, tag)
     }
 
     async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {

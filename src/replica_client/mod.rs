@@ -19,6 +19,7 @@ pub mod fault;
 pub mod file;
 pub mod options;
 mod params;
+pub mod piece;
 pub mod retry;
 mod s3;
 pub mod url;
@@ -27,6 +28,7 @@ pub use count::{CountingClient, RequestCounts, RequestTotals};
 pub use fault::{FaultClient, FaultPlan};
 pub use file::FileClient;
 pub use options::{AccessKeys, Env, FixedEnv, ProcessEnv, ReplicaOptions};
+pub use piece::{Piece, Span, Tag};
 pub use retry::{Retrier, RetryClient, RetryPolicy};
 pub use url::open;
 
@@ -135,6 +137,31 @@ pub trait ReplicaClient: Send + Sync + fmt::Debug {
     /// [`ReplicaClient::read`] piece by piece.
     async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream>;
 
+    /// The bytes `span` of a file, of the version `tag` if one is given.
+    ///
+    /// All of them or an error: `NotFound` when there is no such file, or
+    /// another version of it (the text says which); `Transient` when the answer
+    /// was cut short.
+    async fn read_piece(&self, id: &FileId, span: Span, tag: Option<&Tag>) -> Result<Piece>;
+
+    /// The last `len` bytes, all of a shorter file; errors as
+    /// [`ReplicaClient::read_piece`].
+    async fn read_suffix(&self, id: &FileId, len: u64) -> Result<Piece> {
+        self.read_piece(id, Span::Suffix(len), None).await
+    }
+
+    /// The first `len` bytes, or all without `len`; errors as
+    /// [`ReplicaClient::read_piece`].
+    async fn read_prefix(&self, id: &FileId, len: Option<u64>) -> Result<Piece> {
+        self.read_piece(id, len.map_or(Span::Whole, Span::Prefix), None).await
+    }
+
+    /// `len` bytes (at least 1) from `offset` of exactly the version `tag`;
+    /// errors as [`ReplicaClient::read_piece`].
+    async fn read_tagged(&self, id: &FileId, offset: u64, len: u64, tag: &Tag) -> Result<Bytes> {
+        Ok(self.read_piece(id, Span::Range { offset, len }, Some(tag)).await?.bytes)
+    }
+
     /// Stores a file whole or not at all; `created_at_ms` is kept beside it.
     ///
     /// With [`WriteMode::Create`] an existing name is `AlreadyExists`, and one of
@@ -179,6 +206,10 @@ impl<C: ReplicaClient + ?Sized> ReplicaClient for Arc<C> {
 
     async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {
         (**self).read_stream(id, offset, len).await
+    }
+
+    async fn read_piece(&self, id: &FileId, span: Span, tag: Option<&Tag>) -> Result<Piece> {
+        (**self).read_piece(id, span, tag).await
     }
 
     async fn write(

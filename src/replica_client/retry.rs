@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::{Body, ByteStream, FileId, FileInfo, ReplicaClient, WriteMode, holds};
+use super::{
+    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, Span, Tag, WriteMode, holds,
+};
 use crate::clock::{Clock, Random};
 use crate::error::{ErrorKind, Result};
 use crate::ltx::Txid;
@@ -177,6 +179,10 @@ impl<C: ReplicaClient + Clone + 'static> ReplicaClient for RetryClient<C> {
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {
         self.retrier.repeat(|| self.inner.read(id, offset, len)).await
+    }
+
+    async fn read_piece(&self, id: &FileId, span: Span, tag: Option<&Tag>) -> Result<Piece> {
+        self.retrier.repeat(|| self.inner.read_piece(id, span, tag)).await
     }
 
     async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use litestream::ltx::Txid;
 use litestream::replica_client::{
-    Body, ByteStream, FileId, FileInfo, ReplicaClient, ReplicaOptions, WriteMode, open,
+    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, ReplicaOptions, Span, Tag, WriteMode,
+    open,
 };
 use litestream::{Error, ErrorKind, Result};
 
@@ -62,6 +63,20 @@ impl Scripted {
             running_max: AtomicI64::new(0),
         })
     }
+
+    async fn scripted<T>(&self, id: &FileId, read: impl Future<Output = Result<T>>) -> Result<T> {
+        let n = self.reads.fetch_add(1, Ordering::SeqCst);
+        let refused = (self.script.lock().unwrap())(id, n);
+        if let Some(kind) = refused {
+            return Err(Error::new(kind, format!("scripted failure of {id}")));
+        }
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.running_max.fetch_max(running, Ordering::SeqCst);
+        tokio::time::sleep(self.delay).await;
+        let result = read.await;
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
 }
 
 #[async_trait]
@@ -85,17 +100,11 @@ impl ReplicaClient for Scripted {
     }
 
     async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {
-        let n = self.reads.fetch_add(1, Ordering::SeqCst);
-        let refused = (self.script.lock().unwrap())(id, n);
-        if let Some(kind) = refused {
-            return Err(Error::new(kind, format!("scripted failure of {id}")));
-        }
-        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
-        self.running_max.fetch_max(running, Ordering::SeqCst);
-        tokio::time::sleep(self.delay).await;
-        let result = self.inner.read_stream(id, offset, len).await;
-        self.running.fetch_sub(1, Ordering::SeqCst);
-        result
+        self.scripted(id, self.inner.read_stream(id, offset, len)).await
+    }
+
+    async fn read_piece(&self, id: &FileId, span: Span, tag: Option<&Tag>) -> Result<Piece> {
+        self.scripted(id, self.inner.read_piece(id, span, tag)).await
     }
 
     async fn write(

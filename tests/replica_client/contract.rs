@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use litestream::ltx::Txid;
-use litestream::replica_client::{FileId, WriteMode};
+use litestream::replica_client::{FileId, Span, Tag, WriteMode};
 use litestream::{Error, ErrorKind};
 
 use crate::support::{Backend, body, broken, collect, data, id, streamed};
@@ -69,6 +69,47 @@ async fn reads_take_ranges(backend: Backend) {
         let stream = client.read_stream(&id(2, 2), 5, len).await.map(drop).unwrap_err();
         assert_eq!(stream.kind(), ErrorKind::NotFound, "{stream}");
     }
+}
+
+async fn pieces_are_of_one_version(backend: Backend) {
+    let replica = backend.replica();
+    let client = &replica.client;
+    let (first, second) = (data(1, 100_000), data(2, 100_000));
+    let file = id(1, 1);
+    client.write(&file, CREATED_MS, body(&first), WriteMode::Create).await.unwrap();
+    let whole = client.read_prefix(&file, None).await.unwrap();
+    assert!(whole.bytes == first);
+    for (span, expected) in [
+        (Span::Prefix(100), 0..100),
+        (Span::Prefix(1_000_000), 0..100_000),
+        (Span::Suffix(100), 99_900..100_000),
+        (Span::Suffix(100_000), 0..100_000),
+        (Span::Suffix(1_000_000), 0..100_000),
+        (Span::Range { offset: 5, len: 7 }, 5..12),
+        (Span::Range { offset: 99_999, len: 1 }, 99_999..100_000),
+    ] {
+        for tag in [None, Some(&whole.tag)] {
+            let piece = client.read_piece(&file, span, tag).await.unwrap();
+            assert!(piece.bytes == first.slice(expected.clone()), "{span:?}");
+            assert_eq!((piece.size, &piece.tag), (100_000, &whole.tag), "{span:?}");
+        }
+    }
+    let range = client.read_tagged(&file, 10, 20, &whole.tag).await.unwrap();
+    assert!(range == first.slice(10..30));
+
+    client.write(&file, CREATED_MS, body(&second), WriteMode::Overwrite).await.unwrap();
+    for tag in [whole.tag.clone(), Tag::new("\"other\""), Tag::new("none")] {
+        let e = client.read_tagged(&file, 10, 20, &tag).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::NotFound, "{e}");
+        assert!(e.to_string().contains("replaced"), "{e}");
+    }
+    let suffix = client.read_suffix(&file, 10).await.unwrap();
+    assert!(suffix.bytes == second.slice(99_990..) && suffix.tag != whole.tag);
+    client.delete(&[file]).await.unwrap();
+    let e = client.read_tagged(&file, 10, 20, &suffix.tag).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::NotFound, "{e}");
+    let e = client.read_suffix(&file, 10).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::NotFound, "{e}");
 }
 
 async fn create_never_replaces(backend: Backend) {
@@ -267,6 +308,7 @@ macro_rules! every_backend {
 every_backend!(
     list_is_ordered_and_seeks,
     reads_take_ranges,
+    pieces_are_of_one_version,
     create_never_replaces,
     one_of_eight_racers_creates,
     deletion_is_idempotent,

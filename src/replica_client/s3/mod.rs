@@ -15,7 +15,9 @@ use object_store::aws::AmazonS3;
 use object_store::path::Path;
 use object_store::{Attribute, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore};
 
-use super::{Body, ByteStream, FileId, FileInfo, ReplicaClient, SNAPSHOT_LEVEL, WriteMode};
+use super::{
+    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, SNAPSHOT_LEVEL, Span, Tag, WriteMode,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Txid;
 use crate::replica_client::retry::{Retrier, RetryPolicy};
@@ -25,6 +27,7 @@ mod connect;
 mod credentials;
 mod errors;
 mod location;
+mod piece;
 mod provider;
 mod upload;
 
@@ -211,6 +214,33 @@ impl S3Client {
         }
     }
 
+    /// The content of a download that has started.
+    fn body(&self, id: &FileId, result: GetResult) -> ByteStream {
+        let context = (self.config.bucket.clone(), self.credentials.clone());
+        let region = self.config.region.clone();
+        let key = self.key(id);
+        let body = result.into_stream();
+        let pieces = stream::try_unfold(body, move |mut body| {
+            let ((bucket, credentials), region, key) =
+                (context.clone(), region.clone(), key.clone());
+            async move {
+                let object = format!("s3://{bucket}/{key}");
+                match tokio::time::timeout(REQUEST_TIMEOUT, body.try_next()).await {
+                    Ok(Ok(piece)) => Ok(piece.map(|piece| (piece, body))),
+                    // An answer that breaks off is worth another try, whatever broke it.
+                    Ok(Err(e)) => Err(Failure::of(&e)
+                        .into_error("read", &object, &bucket, &region, &credentials.secrets())
+                        .with_kind(ErrorKind::Transient)),
+                    Err(_) => Err(Error::new(
+                        ErrorKind::Transient,
+                        format!("cannot read {object}: no data within {REQUEST_TIMEOUT:?}"),
+                    )),
+                }
+            }
+        });
+        pieces.boxed()
+    }
+
     async fn delete_batch(&self, store: &AmazonS3, ids: &[FileId]) -> Result<()> {
         let keys: Vec<Path> = ids.iter().map(|id| self.key(id)).collect();
         let first = keys[0].clone();
@@ -232,6 +262,20 @@ impl S3Client {
             n => error.context(format!("failed to delete {} files", n + 1)),
         })
     }
+}
+
+/// All of `pieces`, `wanted` bytes if that is known, else 0.
+async fn gather(mut pieces: ByteStream, wanted: u64) -> Result<Bytes> {
+    let Some(first) = pieces.try_next().await? else { return Ok(Bytes::new()) };
+    let Some(second) = pieces.try_next().await? else { return Ok(first) };
+    let wanted = usize::try_from(wanted).unwrap_or(0).min(MAX_RESERVE);
+    let mut data = BytesMut::with_capacity(wanted.max(first.len() + second.len()));
+    data.extend_from_slice(&first);
+    data.extend_from_slice(&second);
+    while let Some(piece) = pieces.try_next().await? {
+        data.extend_from_slice(&piece);
+    }
+    Ok(data.freeze())
 }
 
 /// The LTX file that `object` below `prefix` is.
@@ -274,46 +318,18 @@ impl ReplicaClient for S3Client {
     }
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {
-        let mut pieces = self.read_stream(id, offset, len).await?;
-        let Some(first) = pieces.try_next().await? else { return Ok(Bytes::new()) };
-        let Some(second) = pieces.try_next().await? else { return Ok(first) };
-        let wanted = usize::try_from(len.unwrap_or(0)).unwrap_or(0).min(MAX_RESERVE);
-        let mut data = BytesMut::with_capacity(wanted.max(first.len() + second.len()));
-        data.extend_from_slice(&first);
-        data.extend_from_slice(&second);
-        while let Some(piece) = pieces.try_next().await? {
-            data.extend_from_slice(&piece);
-        }
-        Ok(data.freeze())
+        gather(self.read_stream(id, offset, len).await?, len.unwrap_or(0)).await
+    }
+
+    async fn read_piece(&self, id: &FileId, span: Span, tag: Option<&Tag>) -> Result<Piece> {
+        self.piece(id, span, tag).await
     }
 
     async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {
         let Some(result) = self.get(id, offset, len).await? else {
             return Ok(stream::empty().boxed());
         };
-        let context = (self.config.bucket.clone(), self.credentials.clone());
-        let region = self.config.region.clone();
-        let key = self.key(id);
-        let body = result.into_stream();
-        let pieces = stream::try_unfold(body, move |mut body| {
-            let ((bucket, credentials), region, key) =
-                (context.clone(), region.clone(), key.clone());
-            async move {
-                let object = format!("s3://{bucket}/{key}");
-                match tokio::time::timeout(REQUEST_TIMEOUT, body.try_next()).await {
-                    Ok(Ok(piece)) => Ok(piece.map(|piece| (piece, body))),
-                    // An answer that breaks off is worth another try, whatever broke it.
-                    Ok(Err(e)) => Err(Failure::of(&e)
-                        .into_error("read", &object, &bucket, &region, &credentials.secrets())
-                        .with_kind(ErrorKind::Transient)),
-                    Err(_) => Err(Error::new(
-                        ErrorKind::Transient,
-                        format!("cannot read {object}: no data within {REQUEST_TIMEOUT:?}"),
-                    )),
-                }
-            }
-        });
-        Ok(pieces.boxed())
+        Ok(self.body(id, result))
     }
 
     async fn write(

@@ -8,9 +8,13 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use litestream::ltx::{Pgno, Txid};
 use litestream::plan::{Target, calc_restore_plan, list_levels};
-use litestream::replica_client::{Body, ByteStream, FileId, FileInfo, ReplicaClient, WriteMode};
+use litestream::replica_client::{
+    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, Span, Tag, WriteMode,
+};
 use litestream::restore::{PageSink, ReplayOptions, replay};
 use litestream::{Error, ErrorKind, Result};
+
+use crate::storage::piece_of;
 
 /// Storage that only can be read.
 #[derive(Debug)]
@@ -43,6 +47,10 @@ impl ReplicaClient for Frozen {
         let from = (offset as usize).min(data.len());
         let n = len.map_or(data.len() - from, |l| (data.len() - from).min(l as usize));
         Ok(data.slice(from..from + n))
+    }
+
+    async fn read_piece(&self, id: &FileId, span: Span, tag: Option<&Tag>) -> Result<Piece> {
+        piece_of(&self.read(id, 0, None).await?, span).checked(id, self.url(), span, tag)
     }
 
     async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {

@@ -11,8 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
-use litestream::ltx::{Decoder, Header, Txid};
-use litestream::replica_client::{Body, ByteStream, FileId, FileInfo, ReplicaClient, WriteMode};
+use litestream::ltx::{Decoder, Header, Txid, crc64};
+use litestream::replica_client::{
+    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, Span, Tag, WriteMode,
+};
 use litestream::tasks::simulated::World as _;
 use litestream::{Error, ErrorKind, Result};
 
@@ -289,6 +291,15 @@ impl StorageClient {
     }
 }
 
+/// The part `span` of an object with the content `data`.
+pub fn piece_of(data: &Bytes, span: Span) -> Piece {
+    let len = data.len();
+    let (offset, wanted) = span.within(len as u64);
+    let from = (offset as usize).min(len);
+    let bytes = data.slice(from..from.saturating_add(wanted as usize).min(len));
+    Piece { bytes, size: len as u64, tag: Tag::new(format!("{:x}-{len}", crc64(data))) }
+}
+
 /// Stores an object again, or for the first time, long after it was sent.
 fn store_later(world: &Arc<World>, id: FileId, data: Bytes, mode: WriteMode) {
     let ms = world.draw(|rng| rng.range(1, 20_000));
@@ -339,6 +350,10 @@ impl ReplicaClient for StorageClient {
         let rest = object.data.len() - from;
         let n = len.map_or(rest, |l| rest.min(l as usize));
         Ok(object.data.slice(from..from + n))
+    }
+
+    async fn read_piece(&self, id: &FileId, span: Span, tag: Option<&Tag>) -> Result<Piece> {
+        piece_of(&self.read(id, 0, None).await?, span).checked(id, &self.url, span, tag)
     }
 
     async fn read_stream(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<ByteStream> {
