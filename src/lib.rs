@@ -1,8 +1,9 @@
 //! SQLite replication to object storage in Litestream's LTX format.
 //!
-//! The library half: file formats, capture, spool, uploader, restore. The
-//! loadable extension (`litestream-vfs`) drives it from inside a SQLite host;
-//! the command line (`litestream`, feature `cli`) from outside.
+//! The library half: file formats, capture, spool, uploader, restore, and views
+//! of a replica that is read where it lies. The loadable extension
+//! (`litestream-vfs`) drives it from inside a SQLite host; the command line
+//! (`litestream`, feature `cli`) from outside.
 #![forbid(unsafe_code)]
 
 mod backfill;
@@ -39,6 +40,7 @@ pub mod sqlite;
 pub mod store;
 mod stream;
 pub mod tasks;
+pub mod view;
 pub mod wal_reader;
 mod worker;
 

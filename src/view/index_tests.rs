@@ -1,0 +1,113 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::*;
+use crate::clock::{Random, SeededRandom};
+use crate::ltx::{HEADER_SIZE, IndexEntry, PageIndex, Txid};
+use crate::replica_client::{FileId, Tag};
+use crate::view::file::{FileIndex, next_uid};
+
+fn file(txid: u64, pages: impl IntoIterator<Item = Pgno>) -> Arc<RemoteFile> {
+    let mut index = PageIndex::default();
+    let mut offset = HEADER_SIZE as u64;
+    for pgno in pages {
+        index.push(IndexEntry { pgno, offset, size: 50 }).unwrap();
+        offset += 50;
+    }
+    Arc::new(RemoteFile {
+        uid: next_uid().unwrap(),
+        id: FileId::new(0, Txid(txid), Txid(txid)),
+        size: offset,
+        tag: Tag::new("t"),
+        page_size: 512,
+        created_at_ms: 0,
+        index: FileIndex::new(&index),
+        checksum: 0,
+    })
+}
+
+/// What the index says: page, file's TXID.
+fn content(index: &Index) -> BTreeMap<Pgno, u64> {
+    let end = index.commit() + CHUNK as u32;
+    let of = |pgno| index.get(pgno).map(|(file, _)| (pgno, file.id.max.0));
+    (0..=end).filter_map(of).collect()
+}
+
+#[test]
+fn newer_files_lie_over_older_ones() {
+    let mut index = Index::default();
+    index.apply(&file(1, 1..=10), 10);
+    let before = index.clone();
+    index.apply(&file(2, [3, 11]), 11);
+    assert_eq!(content(&before), (1..=10).map(|p| (p, 1)).collect());
+    let mut want: BTreeMap<Pgno, u64> = (1..=10).map(|p| (p, 1)).collect();
+    want.extend([(3, 2), (11, 2)]);
+    assert_eq!(content(&index), want);
+    let (found, position) = index.get(11).unwrap();
+    assert_eq!(found.index.get(position).unwrap().pgno, 11);
+}
+
+#[test]
+fn what_a_shrink_cut_off_does_not_come_back() {
+    let mut index = Index::default();
+    index.apply(&file(1, 1..=2_000), 2_000);
+    index.apply(&file(2, [1]), 5);
+    assert_eq!(content(&index).len(), 5);
+    index.apply(&file(3, [1, 1_500]), 1_500);
+    let want = [(1, 3), (2, 1), (3, 1), (4, 1), (5, 1), (1_500, 3)];
+    assert_eq!(content(&index), want.into_iter().collect());
+    assert_eq!(index.first_missing(6), Some(7));
+}
+
+#[test]
+fn pages_beyond_the_size_are_not_taken() {
+    let mut index = Index::default();
+    index.apply(&file(1, 1..=9), 4);
+    assert_eq!(content(&index).len(), 4);
+    assert!(index.get(5).is_none());
+}
+
+#[test]
+fn files_without_pages_are_let_go() {
+    let mut index = Index::default();
+    for txid in 1..1_000 {
+        index.apply(&file(txid, 1..=5), 5);
+        index.apply(&file(txid, []), 5);
+    }
+    assert_eq!(index.files().count(), 1);
+    assert!(index.files.len() <= 2);
+}
+
+#[test]
+fn it_takes_less_than_sixteen_bytes_a_page() {
+    const PAGES: u32 = 100_000;
+    let mut index = Index::default();
+    index.apply(&file(1, 1..=PAGES), PAGES);
+    for txid in 2..40 {
+        index.apply(&file(txid, (txid as u32..PAGES).step_by(1_000)), PAGES);
+    }
+    assert!(index.memory() < 16 * PAGES as usize, "{}", index.memory());
+}
+
+#[test]
+fn random_histories_give_what_a_map_gives() {
+    let random = SeededRandom::new(41);
+    let draw = |n: u64| random.next_u64() % n;
+    for _ in 0..30 {
+        let (mut index, mut map) = (Index::default(), BTreeMap::new());
+        let mut earlier: Vec<(Index, BTreeMap<Pgno, u64>)> = Vec::new();
+        for txid in 1..60 {
+            let commit = if draw(4) == 0 { draw(3_000) } else { 1_000 + draw(50) } as u32 + 1;
+            let step = 1 + draw(300) as usize;
+            let pages: Vec<Pgno> = (1 + draw(20) as u32..commit + 9).step_by(step).collect();
+            index.apply(&file(txid, pages.iter().copied()), commit);
+            map.retain(|pgno, _| *pgno <= commit);
+            map.extend(pages.iter().filter(|p| **p <= commit).map(|p| (*p, txid)));
+            assert_eq!(content(&index), map);
+            earlier.push((index.clone(), map.clone()));
+        }
+        for (index, map) in earlier {
+            assert_eq!(content(&index), map);
+        }
+    }
+}
