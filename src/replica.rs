@@ -44,9 +44,8 @@ enum Step {
 pub(crate) async fn run(db: Arc<Db>) {
     let mut failures = 0u32;
     let mut status_at: Option<Instant> = None;
-    loop {
-        let step = if db.is_faulted() { Ok(Step::Idle) } else { step(&db).await };
-        let pause = match step {
+    while !db.is_faulted() {
+        let pause = match step(&db).await {
             Ok(Step::Progress) => {
                 failures = 0;
                 succeeded(&db);
@@ -63,7 +62,7 @@ pub(crate) async fn run(db: Arc<Db>) {
             Err(e) => {
                 failed(&db, &e, failures);
                 failures = failures.saturating_add(1);
-                if is_closing(&db) {
+                if is_closing(&db) || db.is_faulted() {
                     break;
                 }
                 backoff(failures, db.random.unit())
@@ -81,6 +80,9 @@ pub(crate) async fn run(db: Arc<Db>) {
             return;
         }
     }
+    if db.is_faulted() {
+        retire(&db).await;
+    }
     db.client.release_idle();
     settle_books(&db).await;
     {
@@ -88,6 +90,12 @@ pub(crate) async fn run(db: Arc<Db>) {
         (ship.running, ship.failing) = (false, false);
     }
     db.ship_signal.notify_all();
+}
+
+async fn retire(db: &Arc<Db>) {
+    let db = Arc::clone(db);
+    // The worker was told as well: what it cannot do either is left to the close.
+    let _ = tasks::spawn_blocking(move || db.retire()).await;
 }
 
 /// Waits for something to do. Meanwhile other processes may capture: whoever

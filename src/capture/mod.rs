@@ -18,6 +18,8 @@ mod prove;
 pub mod recover;
 pub mod rollback;
 pub mod segment;
+#[cfg(test)]
+pub(crate) mod test_wal;
 pub mod writes;
 
 use std::cmp::Ordering;

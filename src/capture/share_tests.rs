@@ -6,53 +6,11 @@ use std::path::Path;
 use crate::capture::position::Position;
 use crate::capture::recover::{Acquired, Place};
 use crate::capture::segment::Segment;
+use crate::capture::test_wal::{PAGE, Wal};
 use crate::capture::{Capture, Gap, Outcome, POSITION_FILE, Published};
 use crate::host::{Salts, WalIndexHeader};
 use crate::ltx::Txid;
 use crate::os::disk::{self as os, File};
-
-const PAGE: usize = 512;
-
-fn sum(mut s: [u32; 2], data: &[u8]) -> [u32; 2] {
-    for pair in data.chunks_exact(8) {
-        let word = |at: usize| u32::from_le_bytes(pair[at..at + 4].try_into().unwrap());
-        s[0] = s[0].wrapping_add(word(0)).wrapping_add(s[1]);
-        s[1] = s[1].wrapping_add(word(4)).wrapping_add(s[0]);
-    }
-    s
-}
-
-/// A WAL as SQLite writes it: each frame is the commit of one page.
-struct Wal {
-    bytes: Vec<u8>,
-    salts: Salts,
-    sum: [u32; 2],
-}
-
-impl Wal {
-    fn new(salts: Salts) -> Wal {
-        let mut bytes = Vec::new();
-        for v in [0x377f_0682, 3_007_000, PAGE as u32, 0, salts[0], salts[1]] {
-            bytes.extend_from_slice(&v.to_be_bytes());
-        }
-        let s = sum([0, 0], &bytes);
-        bytes.extend(s.iter().flat_map(|v| v.to_be_bytes()));
-        Wal { bytes, salts, sum: s }
-    }
-
-    fn commit(&mut self, pgno: u32, fill: u8) -> &mut Wal {
-        let mut head: Vec<u8> = [pgno, 3u32].iter().flat_map(|v| v.to_be_bytes()).collect();
-        self.sum = sum(sum(self.sum, &head), &[fill; PAGE]);
-        head.extend(self.salts.iter().chain(&self.sum).flat_map(|v| v.to_be_bytes()));
-        self.bytes.extend(head);
-        self.bytes.extend([fill; PAGE]);
-        self
-    }
-
-    fn write(&self, place: &Place) {
-        std::fs::write(&place.wal_path, &self.bytes).unwrap();
-    }
-}
 
 fn place(dir: &Path) -> Place {
     let path = dir.join("db");
@@ -84,7 +42,7 @@ fn end(salts: Salts, mx_frame: u32) -> Published {
 /// Two states that follow from the first frame of a WAL with salts 7, 1.
 fn two(place: &Place) -> (Wal, Capture, Capture) {
     let mut wal = Wal::new([7, 1]);
-    wal.commit(1, 1).write(place);
+    wal.commit(1, 1).write(&place.wal_path);
     let (mut a, b) = (Capture::new(place.clone()), Capture::new(place.clone()));
     acquire(&mut a).follow_from(&header([7, 1], 1), Txid(0), Txid(5)).unwrap();
     a.let_go();
@@ -107,12 +65,12 @@ fn what_one_captures_the_other_continues_and_seals() {
     let tmp = tempfile::tempdir().unwrap();
     let place = place(tmp.path());
     let (mut wal, mut a, mut b) = two(&place);
-    wal.commit(2, 2).commit(3, 3).write(&place);
+    wal.commit(2, 2).commit(3, 3).write(&place.wal_path);
     for (capture, mx_frame) in [(&mut a, 2), (&mut b, 3)] {
         acquire(capture).capture_to(end([7, 1], mx_frame)).unwrap();
         capture.let_go();
     }
-    wal.commit(2, 4).write(&place);
+    wal.commit(2, 4).write(&place.wal_path);
     // What A noted last is behind what B has captured since.
     assert_eq!(acquire(&mut a).capture_to(end([7, 1], 2)).unwrap(), Outcome::UpToDate);
     assert_eq!((a.position().wal.frame, a.is_shared()), (3, true));
@@ -120,7 +78,7 @@ fn what_one_captures_the_other_continues_and_seals() {
     let sealed = a.seal(9).unwrap().unwrap();
     a.let_go();
     assert_eq!((sealed.txid(), pages(&sealed)), (Txid(5), vec![(2, 4), (3, 3)]));
-    wal.commit(1, 5).write(&place);
+    wal.commit(1, 5).write(&place.wal_path);
     acquire(&mut b).capture_to(end([7, 1], 5)).unwrap();
     let next = b.seal(10).unwrap().unwrap();
     assert_eq!((next.txid(), pages(&next)), (Txid(6), vec![(1, 5)]));
@@ -131,11 +89,11 @@ fn a_gap_is_everybodys_and_survives_what_could_not_be_recorded() {
     let tmp = tempfile::tempdir().unwrap();
     let place = place(tmp.path());
     let (wal, mut a, mut b) = two(&place);
-    Wal::new([8, 2]).commit(1, 9).write(&place);
+    Wal::new([8, 2]).commit(1, 9).write(&place.wal_path);
     assert_eq!(acquire(&mut a).capture_to(end([8, 2], 1)).unwrap(), Outcome::NotFollowing);
     a.let_go();
     assert_eq!(acquire(&mut b).gap(), Some(Gap::WalReplaced));
-    wal.write(&place);
+    wal.write(&place.wal_path);
     b.follow_from(&header([7, 1], 1), Txid(0), Txid(6)).unwrap();
     b.let_go();
     assert_eq!(acquire(&mut a).gap(), None);
@@ -155,11 +113,11 @@ fn a_new_wal_is_recorded_only_from_its_proven_end() {
     assert_eq!(acquire(&mut a).expect_generation([8, 2]).unwrap(), Outcome::UpToDate);
     a.let_go();
     let mut next = Wal::new([8, 2]);
-    next.commit(3, 6).write(&place);
+    next.commit(3, 6).write(&place.wal_path);
     acquire(&mut b).capture_to(end([8, 2], 1)).unwrap();
     assert_eq!((b.gap(), b.position().wal.salts), (None, [8, 2]));
     b.let_go();
-    next.commit(2, 7).write(&place);
+    next.commit(2, 7).write(&place.wal_path);
     assert_eq!(acquire(&mut a).expect_generation([9, 3]).unwrap(), Outcome::NotFollowing);
     assert_eq!(a.gap(), Some(Gap::WalReplaced));
     wal.commit(1, 1);
@@ -173,7 +131,7 @@ fn the_first_wal_after_a_clean_state_is_captured_whoever_wrote_it() {
     acquire(&mut a).prove_end().unwrap();
     a.mark_clean().unwrap();
     a.release();
-    Wal::new([70, 4]).commit(2, 8).write(&place);
+    Wal::new([70, 4]).commit(2, 8).write(&place.wal_path);
     let mut b = Capture::new(place.clone());
     acquire(&mut b).capture_to(end([70, 4], 1)).unwrap();
     assert_eq!((b.gap(), b.open_bytes() > 0), (None, true));
@@ -184,7 +142,7 @@ fn the_first_wal_after_a_clean_state_is_captured_whoever_wrote_it() {
     c.mark_clean().unwrap();
     c.release();
     std::fs::write(&place.path, [1u8; 4 * PAGE]).unwrap();
-    Wal::new([90, 4]).commit(2, 8).write(&place);
+    Wal::new([90, 4]).commit(2, 8).write(&place.wal_path);
     assert_eq!(acquire(&mut Capture::new(place.clone())).gap(), Some(Gap::WalReplaced));
 }
 
@@ -195,10 +153,10 @@ fn what_a_killed_process_left_behind_the_record_is_written_over() {
         let tmp = tempfile::tempdir().unwrap();
         let place = place(tmp.path());
         let (mut wal, mut a, mut b) = two(&place);
-        wal.commit(2, 2).write(&place);
+        wal.commit(2, 2).write(&place.wal_path);
         acquire(&mut a).capture_to(end([7, 1], 2)).unwrap();
         let record = os::read(&place.dir.join(POSITION_FILE)).unwrap().unwrap();
-        wal.commit(3, 3).commit(3, 4).write(&place);
+        wal.commit(3, 3).commit(3, 4).write(&place.wal_path);
         if sealed {
             a.seal(1).unwrap().unwrap();
         } else {

@@ -310,6 +310,9 @@ impl Db {
     /// The spool cannot be used.
     pub(crate) fn take_shipper(&self) -> Result<bool> {
         let mut slot = lock(&self.shipper);
+        if self.is_faulted() {
+            return Ok(false);
+        }
         if slot.is_some() {
             return Ok(true);
         }

@@ -64,7 +64,7 @@ impl Db {
     /// The first read lock of a connection after its open was granted, and
     /// `header` was read after the note was `noted`. A newer note stands.
     pub fn first_read(self: &Arc<Self>, noted: u64, header: &WalIndexHeader) {
-        let first = !self.started.swap(true, Ordering::AcqRel);
+        let first = !self.started.swap(true, Ordering::AcqRel) && !self.is_faulted();
         if first {
             self.begin_baseline();
         }

@@ -12,6 +12,7 @@ mod hooks;
 mod moved;
 mod open;
 mod pin;
+mod retire;
 mod rollback;
 mod ship;
 pub mod status;
@@ -180,6 +181,7 @@ impl Db {
         if !self.faulted.swap(true, Ordering::AcqRel) {
             self.log(Level::Error, &format!("replication stopped by an internal fault: {what}"));
             self.set_error(format!("internal fault: {what}; replication of this database stopped"));
+            self.retire_soon();
         }
     }
 
@@ -279,6 +281,7 @@ impl Db {
     /// by the worker, by waiters and at close.
     pub(crate) fn capture_and_seal(&self) -> Result<()> {
         if self.is_faulted() {
+            self.retire();
             return Ok(());
         }
         if self.orphaned.swap(false, Ordering::AcqRel) {
@@ -431,3 +434,7 @@ impl Db {
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// After a pause the first commit waits this long for company.
 const COALESCE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+#[path = "db_tests.rs"]
+mod db_tests;

@@ -241,7 +241,14 @@ impl Db {
 
     /// Writes `status.json` when something changed since the last time.
     pub(crate) fn write_status(&self) {
-        if !self.ships() || !std::mem::take(&mut lock(&self.ship).changed) {
+        if self.ships() {
+            self.put_status();
+        }
+    }
+
+    /// As [`Db::write_status`], for whoever has the shipper lock.
+    pub(crate) fn put_status(&self) {
+        if !std::mem::take(&mut lock(&self.ship).changed) {
             return;
         }
         let mut text = serde_json::to_string_pretty(&self.status_value()).unwrap_or_default();

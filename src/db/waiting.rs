@@ -22,6 +22,9 @@ impl Db {
     /// The smallest TXID sure to contain what is committed now; none while
     /// storage has not told where the chain stands.
     pub fn txid(&self) -> Option<Txid> {
+        if self.is_faulted() {
+            return None;
+        }
         if !self.ships() {
             return self.txid_elsewhere();
         }
@@ -126,9 +129,12 @@ impl Db {
     ///
     /// # Errors
     /// `Transient` when `timeout` passes first, `Conflict` when nothing is
-    /// shipped because the replica holds another history.
+    /// shipped because the replica holds another history, `Internal` after a fault.
     pub fn sync(&self, timeout: Wait) -> Result<Txid> {
         let done = self.wait_for_storage(timeout);
+        if self.is_faulted() {
+            return done;
+        }
         if let Some(capture) = self.capture().as_mut() {
             self.release_if_idle(capture);
         }
@@ -145,6 +151,10 @@ impl Db {
         }
         let (mut target, mut looked) = (None, tasks::now());
         loop {
+            if self.is_faulted() {
+                // What was committed since is nowhere but in the database.
+                return Err(self.fault_error());
+            }
             // Storage may have more from here than is recorded, after a power loss:
             // the TXID that would follow the record is not sure before it answered.
             let told = !self.ships() || lock(&self.ship).history == History::Agreed;
@@ -181,6 +191,11 @@ impl Db {
                 self.kick_if_shipping();
             }
         }
+    }
+
+    fn fault_error(&self) -> Error {
+        let why = format!("replication of {} stopped by an internal fault", self.path.display());
+        Error::new(ErrorKind::Internal, why + ": restart the process and report its log")
     }
 
     /// Starts the shipper if this process ships.

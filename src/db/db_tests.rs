@@ -1,0 +1,169 @@
+//! One database of one process, with a host that is a file and a WAL on disk.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::capture::test_wal::{PAGE, Wal};
+use crate::config::DbConfig;
+use crate::db::hold::SHIPPER_FILE;
+use crate::db::{Db, lock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::{DatabaseFile, Host, PinnedReader, WalIndexHeader};
+use crate::log::{Level, Log};
+use crate::os::disk as os;
+use crate::store::{OpenRequest, Store};
+use crate::tasks;
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Silent;
+
+impl Log for Silent {
+    fn log(&self, _: Level, _: &str) {}
+}
+
+/// The host: the wal-index is what the test says.
+struct Disk {
+    path: PathBuf,
+    index: Arc<Mutex<WalIndexHeader>>,
+}
+
+struct Reader(os::File, WalIndexHeader);
+
+impl DatabaseFile for Reader {
+    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn size(&mut self) -> Result<u64> {
+        self.0.len()
+    }
+
+    fn is_reserved(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+impl PinnedReader for Reader {
+    fn header(&self) -> WalIndexHeader {
+        self.1
+    }
+}
+
+impl Host for Disk {
+    fn pin(&self) -> Result<Box<dyn PinnedReader>> {
+        Ok(Box::new(Reader(os::File::open(&self.path)?, *lock(&self.index))))
+    }
+
+    fn open_unlocked(&self) -> Result<Box<dyn DatabaseFile>> {
+        Ok(Box::new(Reader(os::File::open(&self.path)?, WalIndexHeader::default())))
+    }
+
+    fn threadsafe(&self) -> bool {
+        true
+    }
+
+    fn sqlite_version(&self) -> String {
+        "3.53.1".to_owned()
+    }
+
+    fn wal_reset(&self) -> (&'static str, u64) {
+        ("fixed", 0)
+    }
+}
+
+/// A database in WAL mode with one connection.
+struct Bench {
+    _dir: tempfile::TempDir,
+    db: Arc<Db>,
+    wal: Wal,
+    index: Arc<Mutex<WalIndexHeader>>,
+    _store: Arc<Store>,
+}
+
+fn new_database(path: &Path) {
+    let mut pages = vec![0u8; 3 * PAGE];
+    pages[..16].copy_from_slice(b"SQLite format 3\0");
+    pages[16..18].copy_from_slice(&(PAGE as u16).to_be_bytes());
+    pages[18..20].fill(2);
+    std::fs::write(path, pages).unwrap();
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        new_database(&path);
+        let wal = Wal::new([7, 1]);
+        wal.write(&path.with_extension("db-wal"));
+        let header = WalIndexHeader { n_page: 3, page_size: PAGE as u32, ..Default::default() };
+        let index = Arc::new(Mutex::new(WalIndexHeader { salts: [7, 1], ..header }));
+        let replica = dir.path().join("replica");
+        let mut config = DbConfig::new(format!("file://{}", replica.display()));
+        config.sync_interval = Duration::from_millis(10);
+        let store = Store::new(Arc::new(Silent));
+        let host = Arc::new(Disk { path: path.clone(), index: Arc::clone(&index) });
+        let wal_path = path.with_extension("db-wal");
+        let request = OpenRequest { path, wal_path, config, read_only: false, host };
+        let db = store.open(request).unwrap();
+        db.wal_opened();
+        let header = *lock(&index);
+        db.first_read(db.noted(), &header);
+        Bench { _dir: dir, db, wal, index, _store: store }
+    }
+
+    /// The application commits page `pgno`.
+    fn commit(&mut self, pgno: u32, fill: u8) {
+        self.wal.commit(pgno, fill).write(&self.db.wal_path);
+        let header = {
+            let mut index = lock(&self.index);
+            index.mx_frame += 1;
+            *index
+        };
+        self.db.note_published(&header);
+    }
+
+    fn until(&self, what: &str, done: impl Fn(&Db) -> bool) {
+        let end = tasks::now() + PATIENCE;
+        while !done(&self.db) {
+            assert!(tasks::now() < end, "{what}");
+            tasks::sleep_blocking(Duration::from_millis(5));
+        }
+    }
+
+    fn shipper_file(&self) -> Vec<u8> {
+        std::fs::read(self.db.vfs_dir().join(SHIPPER_FILE)).unwrap()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.db.connection_closed();
+    }
+}
+
+fn kind<T>(found: Result<T>) -> Option<ErrorKind> {
+    found.err().map(|e: Error| e.kind())
+}
+
+/// A process that had faulted kept the shipper lock for as long as it lived, and
+/// nobody else could ship.
+#[test]
+fn a_fault_lets_others_ship() {
+    let mut bench = Bench::new();
+    bench.commit(2, 2);
+    bench.db.sync(PATIENCE).unwrap();
+    assert!(bench.db.ships());
+    bench.db.fault("a test");
+    bench.commit(2, 3);
+    bench.until("the lock is kept", |db| {
+        !db.ships() && db.hold_shipper().is_none() && !lock(&db.ship).running
+    });
+    // As if it had died: others look after what it committed.
+    assert_ne!(bench.shipper_file(), b"");
+    assert!(!bench.db.take_shipper().unwrap());
+    assert_eq!(bench.db.txid(), None);
+    assert_eq!(kind(bench.db.sync(PATIENCE)), Some(ErrorKind::Internal));
+}

@@ -1,0 +1,52 @@
+//! The end of shipping in a process whose connections go on, after a fault of
+//! ours. Other processes, which may be well, find everything as if this one had
+//! died.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::db::{Db, lock};
+
+impl Db {
+    /// Has [`Db::retire`] called, by a thread that may wait for locks.
+    pub(crate) fn retire_soon(&self) {
+        self.ship_notify.notify_one();
+        if let Some(store) = self.store.upgrade() {
+            store.schedule(self.identity, Duration::ZERO);
+        }
+    }
+
+    /// Lets the shipper lock and every descriptor go. What waits for storage lies
+    /// in the spool, for whoever ships next.
+    pub(crate) fn retire(&self) {
+        self.pin.yield_now();
+        let file = {
+            let mut slot = lock(&self.shipper);
+            let mut capture = lock(&self.capture);
+            self.ships.store(false, Ordering::Release);
+            self.forget_pending();
+            capture.release();
+            slot.take()
+        };
+        if file.is_some() {
+            // Still under the lock, which goes with the file, also by a panic. The
+            // file says that somebody ships: others take it for a death.
+            self.put_status();
+        }
+        drop(file);
+        self.signal_captured();
+        self.ship_signal.notify_all();
+    }
+
+    /// The lag goes on from the oldest commit that nobody ships from here.
+    fn forget_pending(&self) {
+        let mut ship = lock(&self.ship);
+        let oldest = ship.pending.iter().map(|p| p.since_ms).filter(|&ms| ms != 0).min();
+        ship.pending.clear();
+        ship.changed = true;
+        drop(ship);
+        if let Some(oldest) = oldest {
+            self.armed_at_ms.store(oldest, Ordering::Release);
+        }
+    }
+}
