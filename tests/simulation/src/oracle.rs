@@ -72,6 +72,12 @@ impl Oracle {
         self.places.get(digest)?.iter().copied().find(|p| *p >= from)
     }
 
+    /// The newest place where the database was `digest`: the same change of the
+    /// same state, made again after a power loss, leads to the same one.
+    pub fn last_place(&self, digest: &Digest) -> Option<usize> {
+        self.places.get(digest)?.last().copied()
+    }
+
     fn commit(&mut self) -> bool {
         let digest = self.image.digest();
         if self.commits.last() == Some(&digest) {

@@ -19,6 +19,46 @@ pub const DATABASE: &str = "/data/app.db";
 /// How long the chain may take to converge when nothing goes wrong any more.
 const CALM: Duration = Duration::from_secs(600);
 
+/// What happens to processes, machine and storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incident {
+    /// `kill -9`.
+    Crash,
+    /// A process closes its connections and ends.
+    Stop,
+    /// A process exits with its connections open.
+    Exit,
+    /// Storage is away for a while.
+    Outage,
+    /// The power fails.
+    PowerLoss,
+    /// The library's own directory is in trouble.
+    SpoolTrouble,
+    /// SQLite's files are in trouble.
+    HostTrouble,
+    /// Somebody writes without the library.
+    Foreigner,
+    /// The newest files vanish from storage.
+    Vanish,
+}
+
+/// Every incident, as often as it is to happen where the plan has it.
+const INCIDENTS: &[Incident] = &[
+    Incident::Crash,
+    Incident::Crash,
+    Incident::Crash,
+    Incident::Crash,
+    Incident::Stop,
+    Incident::Exit,
+    Incident::Outage,
+    Incident::PowerLoss,
+    Incident::SpoolTrouble,
+    Incident::HostTrouble,
+    Incident::Foreigner,
+    Incident::Foreigner,
+    Incident::Vanish,
+];
+
 /// What a seed does.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -56,9 +96,14 @@ pub struct Plan {
     pub host_trouble: bool,
     /// Faults of storage.
     pub storage: Faults,
+    /// What happens between the commits; drawn from.
+    pub incidents: &'static [Incident],
+    /// Commits between two incidents, least and most.
+    pub rest: (u64, u64),
     /// A conflict is answered by adopting the local database.
     pub adopt: bool,
-    options: String,
+    /// Settings in the URI of the database.
+    pub options: String,
 }
 
 impl Plan {
@@ -96,6 +141,8 @@ impl Plan {
             host_trouble: rng.chance(1, 4),
             journals: rng.chance(1, 4),
             storage,
+            incidents: INCIDENTS,
+            rest: (10, 110),
             adopt: false,
             options: format!("sync_interval={interval}&page_format={form}&spool_bytes_max={spool}"),
         }
@@ -206,13 +253,14 @@ impl Driver {
     }
 
     fn run(&mut self) {
-        let mut incidents = self.plan.commits / 60;
+        let mut incidents =
+            self.plan.commits / (self.plan.rest.0 + self.plan.rest.1).div_ceil(2).max(1);
         while self.commits() < self.plan.commits && self.world.failure().is_none() {
             while (self.processes.len() as u64) < self.plan.processes {
                 self.start_process(true);
             }
             // Incidents are spread over the commits, not over time.
-            let until = self.commits() + self.rng.range(10, 110);
+            let until = self.commits() + self.rng.range(self.plan.rest.0, self.plan.rest.1);
             self.pass(until, 20_000);
             if self.world.failure().is_some() {
                 break;
@@ -226,16 +274,16 @@ impl Driver {
     }
 
     fn incident(&mut self) {
-        match self.rng.range(0, 13) {
-            0..4 => self.crash(),
-            4 => self.stop_one(false),
-            5 => self.stop_one(true),
-            6 => self.outage(),
-            7 if self.plan.power => self.power_loss(),
-            8 if self.plan.spool_trouble => self.trouble(Place::Spool),
-            9 if self.plan.host_trouble => self.trouble(Place::Host),
-            10 | 11 if self.plan.foreigners => self.foreigner(),
-            12 if self.plan.vanish => self.vanish(),
+        match self.rng.pick(self.plan.incidents) {
+            Incident::Crash => self.crash(),
+            Incident::Stop => self.stop_one(false),
+            Incident::Exit => self.stop_one(true),
+            Incident::Outage => self.outage(),
+            Incident::PowerLoss if self.plan.power => self.power_loss(),
+            Incident::SpoolTrouble if self.plan.spool_trouble => self.trouble(Place::Spool),
+            Incident::HostTrouble if self.plan.host_trouble => self.trouble(Place::Host),
+            Incident::Foreigner if self.plan.foreigners => self.foreigner(),
+            Incident::Vanish if self.plan.vanish => self.vanish(),
             _ => {}
         }
     }
@@ -388,7 +436,8 @@ impl Driver {
         self.world.kill(number);
         oracle::verify(&self.world);
         let (oracle, storage) = (locked(&self.world.oracle), locked(&self.world.storage));
-        let stored = storage.newest().map(|l| l.place + 1).unwrap_or(0);
+        let stored = storage.newest().and_then(|l| oracle.last_place(&l.digest));
+        let stored = stored.map_or(0, |place| place + 1);
         let behind = oracle.commits() - stored;
         drop((oracle, storage));
         if behind > 0 {

@@ -320,7 +320,10 @@ impl Session {
                 let stored = locked(&self.world.storage).newest();
                 let txid = u64::from_str_radix(&txid, 16).unwrap_or(0);
                 self.world.tell(&format!("litestream_sync: TXID {txid}"));
-                let enough = stored.is_some_and(|l| l.txid >= txid && l.place + 1 >= before);
+                let enough = stored.is_some_and(|l| {
+                    let place = locked(&self.world.oracle).last_place(&l.digest);
+                    l.txid >= txid && place.is_some_and(|p| p + 1 >= before)
+                });
                 if !enough {
                     self.world.fail(&format!(
                         "litestream_sync answered TXID {txid} for {before} commits, storage has {stored:?}"
