@@ -27,6 +27,19 @@ pub(crate) struct Baseline {
     sums: Sums,
     /// Pages captured before this state, if it is not the one that capture began at.
     written: Option<PageSet>,
+    /// [`Capture::begun`] when it was looked at.
+    begun: u64,
+}
+
+/// How the chain in storage and what is captured here go together.
+enum Standing {
+    /// They do not, and that is recorded.
+    Conflict,
+    /// They do as far as local state proves it, or a gap was declared.
+    Known,
+    /// The state that capture began at, this many beginnings ago at most, is the
+    /// newest one there.
+    Equal(u64),
 }
 
 /// Name, for a moment, of the file that holds them.
@@ -62,6 +75,7 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
     let trusted = lock(&db.ship).trusted;
     let seek = known.filter(|_| trusted).map_or(Txid(1), |(txid, _)| txid);
     let found = newest(&*db.client.client, seek).await?;
+    let mut equal = None;
     let acked = match (found, known.filter(|_| trusted)) {
         (None, None) => fresh(db)?,
         (None, Some((txid, header))) => {
@@ -80,13 +94,15 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
             lock(&db.ship).acked
         }
         (Some(file), None) => {
-            if !join(db, file, trusted).await? {
-                return Ok(());
+            match join(db, file, trusted).await? {
+                Standing::Conflict => return Ok(()),
+                Standing::Known => {}
+                Standing::Equal(begun) => equal = Some(begun),
             }
             file.id.max
         }
     };
-    agree(db, acked)?;
+    agree(db, acked, equal)?;
     // Only now may other processes believe what is recorded.
     if node.rebooted {
         let for_settle = Arc::clone(db);
@@ -361,41 +377,32 @@ fn snapshot_is(capture: &crate::capture::Capture, txid: Txid) -> bool {
 
 /// No file there is known to be ours: it may be our first one, whose answer was
 /// lost, or a chain that this database was restored from, or a stranger.
-async fn join(db: &Arc<Db>, file: FileInfo, trusted: bool) -> Result<bool> {
+async fn join(db: &Arc<Db>, file: FileInfo, trusted: bool) -> Result<Standing> {
     if trusted && own(db, file.id.max).await? {
-        return Ok(true);
+        return Ok(Standing::Known);
     }
     if take_up(db, file).await? {
-        return Ok(true);
+        return Ok(Standing::Known);
     }
+    let adopted = |adopted| if adopted { Standing::Known } else { Standing::Conflict };
     let baseline = baseline(db).await?;
     let Some(baseline) = baseline else {
-        return differ(db, file, "the database could not be read to compare them").await;
+        let why = "the database could not be read to compare them";
+        return differ(db, file, why).await.map(adopted);
     };
-    let later = baseline.written.is_some();
+    let (later, begun) = (baseline.written.is_some(), baseline.begun);
     if let Some(why) = compare(db, file, baseline).await? {
-        return differ(db, file, &why).await;
+        return differ(db, file, &why).await.map(adopted);
     }
     let equal = if later { "continues" } else { "equals" };
     db.log(
         Level::Info,
         &format!("the database {equal} the replica's TXID {}; going on", file.id.max),
     );
+    remember_newest(db, file).await?;
     // Whether what others captured begins at the state that was compared cannot
     // be told: what the next file must hold is found by comparing once more.
-    let unsure = match db.capture().as_mut() {
-        Some(capture) if (later || capture.is_shared()) && capture.gap().is_none() => {
-            db.declare_gap(capture, Gap::Unproven)
-        }
-        Some(_) => Ok(()),
-        None => Err(Error::new(
-            ErrorKind::Transient,
-            format!("{} is being captured by another process", db.path.display()),
-        )),
-    };
-    unsure?;
-    remember_newest(db, file).await?;
-    Ok(true)
+    Ok(if later { Standing::Known } else { Standing::Equal(begun) })
 }
 
 /// Keeps the header of a joined chain's newest file, so that the next open
@@ -441,7 +448,9 @@ async fn differ(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
     Ok(false)
 }
 
-fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
+/// From here on local state proves how the chain goes on. `equal`: the state that
+/// capture began at was compared; see [`Standing::Equal`].
+fn agree(db: &Arc<Db>, acked: Txid, equal: Option<u64>) -> Result<()> {
     let stored = Shipped::load(&db.vfs_dir())?;
     let newest_attempt = shipped::attempts(&db.vfs_dir())?.pop();
     let pending = snapshot::pending(db);
@@ -471,6 +480,9 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
         } else if pending != Txid(0) && capture.gap().is_none() {
             db.declare_gap(capture, Gap::SnapshotInterrupted)?;
         }
+        if capture.gap().is_none() && !is_proven(capture, equal) {
+            db.declare_gap(capture, if acked == Txid(0) { Gap::First } else { Gap::Unproven })?;
+        }
         capture.rebase(after.next())?;
     }
     let dropped: Vec<_> = {
@@ -491,6 +503,15 @@ fn agree(db: &Arc<Db>, acked: Txid) -> Result<()> {
     }
     db.ship_signal.notify_all();
     Ok(())
+}
+
+/// Whether what is captured goes on from the chain's newest state. While storage
+/// has not been asked whoever opens the database may begin to follow it anew,
+/// also where a gap was declared a moment ago: only what is found with the
+/// record held, when that comes to its end, is known.
+fn is_proven(capture: &Capture, equal: Option<u64>) -> bool {
+    let same = equal.is_some_and(|begun| begun == capture.begun());
+    !capture.position().unknown_chain || (same && !capture.is_shared())
 }
 
 impl Db {
@@ -521,10 +542,11 @@ impl Db {
             let _ = capture.declare_gap(Gap::First);
             return;
         }
+        let begun = capture.begun();
         drop(guard);
         let db = Arc::clone(self);
         let Some(store) = self.store.upgrade() else { return };
-        let task = store.spawn_blocking(move || match checksums(&db, pages, None) {
+        let task = store.spawn_blocking(move || match checksums(&db, pages, None, begun) {
             Ok(baseline) => Some(baseline),
             Err(e) => {
                 db.log(Level::Debug, &format!("no baseline: {e}"));
@@ -564,8 +586,9 @@ impl Db {
             return Ok(None);
         }
         let pages = follow_at_rest(self, capture)?;
+        let begun = capture.begun();
         drop(guard);
-        checksums(self, pages, None).map(Some)
+        checksums(self, pages, None, begun).map(Some)
     }
 }
 
@@ -600,10 +623,10 @@ fn written(capture: &mut Capture, pages: &Pages) -> Option<PageSet> {
     Some(set)
 }
 
-fn checksums(db: &Db, pages: Pages, written: Option<PageSet>) -> Result<Baseline> {
+fn checksums(db: &Db, pages: Pages, written: Option<PageSet>, begun: u64) -> Result<Baseline> {
     let sums = Sums::scratch(&db.vfs_dir().join(BASELINE_FILE), db.owner)?;
     let (page_size, commit) = (pages.header.page_size, pages.header.n_page);
-    let mut b = Baseline { page_size, commit, sums, written };
+    let mut b = Baseline { page_size, commit, sums, written, begun };
     pages.for_each(|pgno, page| b.sums.set(pgno, page_checksum(pgno, page)).map(drop))?;
     Ok(b)
 }
@@ -627,13 +650,15 @@ async fn baseline(db: &Arc<Db>) -> Result<Option<Baseline>> {
             if written.is_none() {
                 capture.follow_from(&pages.header, Txid(0), Txid(1))?;
             }
+            let begun = capture.begun();
             drop(guard);
-            return checksums(&db, pages, written).map(Some);
+            return checksums(&db, pages, written, begun).map(Some);
         } else {
             follow_at_rest(&db, capture)?
         };
+        let begun = capture.begun();
         drop(guard);
-        checksums(&db, pages, None).map(Some)
+        checksums(&db, pages, None, begun).map(Some)
     });
     now.await.map_err(|e| {
         Error::new(ErrorKind::Internal, "reading the database failed").with_source(e)

@@ -81,6 +81,8 @@ pub struct Capture {
     last: (Published, WalPosition),
     /// Another process wrote the record since this one knows it.
     shared: bool,
+    /// How often this process began to follow.
+    begun: u64,
     /// The record was compared with the files since this process opened it.
     proved: bool,
     notes: Vec<String>,
@@ -136,6 +138,13 @@ impl Capture {
     /// Another process captured too since this one opened the database.
     pub fn is_shared(&self) -> bool {
         self.shared
+    }
+
+    /// How often this process began to follow the database: what it looked at is
+    /// the beginning of what is captured while this is the same, unless it
+    /// [is shared](Self::is_shared).
+    pub fn begun(&self) -> u64 {
+        self.begun
     }
 
     /// Things to tell the user, each once.
@@ -535,6 +544,7 @@ impl Capture {
                 ));
             }
         };
+        self.begun += 1;
         self.position.following = true;
         self.position.backfill = 0;
         self.position.gap = None;
@@ -587,8 +597,17 @@ impl Capture {
     /// The segment's file could not be renamed.
     pub fn rebase(&mut self, next: Txid) -> Result<()> {
         let unknown = std::mem::take(&mut self.position.unknown_chain);
+        let done = self.rebase_to(next, unknown);
+        if done.is_err() {
+            // Others go by the record.
+            self.position.unknown_chain |= unknown;
+        }
+        done
+    }
+
+    fn rebase_to(&mut self, next: Txid, is_news: bool) -> Result<()> {
         if self.position.segment.txid == next {
-            return if unknown { self.write_position() } else { Ok(()) };
+            return if is_news { self.write_position() } else { Ok(()) };
         }
         if self.has_open() {
             match self.attach_segment() {

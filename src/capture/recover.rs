@@ -80,6 +80,7 @@ impl Capture {
             announced: None,
             last: (Published::default(), WalPosition::default()),
             shared: false,
+            begun: 0,
             proved: false,
             notes: Vec::new(),
         }
