@@ -34,7 +34,7 @@ impl Db {
         };
         match history {
             History::Agreed => Some(self.txid_if_agreed()),
-            History::Unknown if trusted => Some(self.txid_if_agreed()),
+            History::Unknown if trusted && self.is_settled() => Some(self.txid_if_agreed()),
             _ => None,
         }
     }
@@ -80,7 +80,7 @@ impl Db {
         if !self.is_caught_up() {
             self.capture_locked(capture).ok()?;
         }
-        let known = !capture.position().unknown_chain;
+        let known = !capture.position().unknown_chain && self.is_settled();
         let txid = known.then(|| self.newest(capture));
         self.release_if_idle(capture);
         txid
@@ -99,7 +99,7 @@ impl Db {
     pub(crate) fn left_to_others(&self, capture: &Capture) -> Option<Txid> {
         let txid = self.newest(capture);
         let unsure = !self.is_caught_up() || capture.position().unknown_chain;
-        let acked = Shipped::load(&self.vfs_dir()).ok().flatten().map_or(Txid(0), |(t, _)| t);
+        let acked = self.acked().unwrap_or_default();
         (unsure || acked < txid).then_some(txid)
     }
 
@@ -112,14 +112,18 @@ impl Db {
         }
     }
 
+    /// Whether the TXIDs of the record are those of storage: after a power loss
+    /// storage can have more from here, until whoever ships has asked it.
+    fn is_settled(&self) -> bool {
+        Node::is_settled(&self.vfs_dir()).unwrap_or(false)
+    }
+
     /// The newest TXID that storage is recorded to have.
     fn acked(&self) -> Result<Txid> {
         if self.ships() {
             return Ok(lock(&self.ship).acked);
         }
-        // After a power loss storage can have more from here than the record, and
-        // under the TXIDs that the record would give next.
-        if !Node::is_settled(&self.vfs_dir())? {
+        if !self.is_settled() {
             return Ok(Txid(0));
         }
         Ok(Shipped::load(&self.vfs_dir())?.map_or(Txid(0), |(txid, _)| txid))

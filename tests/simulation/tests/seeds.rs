@@ -1,7 +1,7 @@
 //! A few seeds with a small budget; `make torture` runs many large ones.
 
 use litestream_simulation::install;
-use litestream_simulation::run::{Plan, Report, run};
+use litestream_simulation::run::{Incident, Plan, Report, run};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// SQLite's random numbers are the process's: one world at a time.
@@ -48,4 +48,28 @@ fn every_restore_is_a_state_that_was_committed() {
         restores += report.restores;
     }
     assert!(commits >= 1_500 && restores >= 60, "{commits} commits, {restores} restores");
+}
+
+/// The gap that one process had decided on was closed by another one that was
+/// just being opened, and its next file was laid over the wrong state (61). One
+/// that does not ship believed TXIDs of before the power loss (63, 139, 166).
+#[test]
+fn processes_that_come_back_together_after_a_power_loss() {
+    let _alone = alone();
+    for seed in [61, 63, 139, 166] {
+        let plan = Plan {
+            processes: 3,
+            connections: 2,
+            power: true,
+            foreigners: false,
+            vanish: false,
+            host_trouble: false,
+            spool_trouble: false,
+            journals: false,
+            incidents: &[Incident::PowerLoss],
+            rest: (5, 40),
+            ..Plan::new(seed, 400)
+        };
+        check(&run(&plan));
+    }
 }
