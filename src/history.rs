@@ -514,6 +514,20 @@ fn is_proven(capture: &Capture, equal: Option<u64>) -> bool {
     !capture.position().unknown_chain || (same && !capture.is_shared())
 }
 
+/// The record was begun anew while this process ships, because its directory went:
+/// storage is known here, what was captured is not.
+pub(crate) fn reclaim(db: &Db, capture: &mut Capture) -> Result<()> {
+    let sealed = {
+        let ship = lock(&db.ship);
+        if ship.history != History::Agreed || !capture.position().unknown_chain {
+            return Ok(());
+        }
+        ship.sealed_txid
+    };
+    db.declare_gap(capture, Gap::SpoolDamaged)?;
+    capture.rebase(sealed.next())
+}
+
 impl Db {
     /// At the first read after an open without local state: starts to follow
     /// the WAL from here, and notes what the database looks like, so that it can

@@ -25,7 +25,7 @@ use crate::replica_client::{Body, ByteStream, FileId, ReplicaClient, WriteMode};
 use crate::restore::PageSet;
 use crate::sibling::{self, Sibling};
 use crate::stream::ChunkWriter;
-use crate::{backfill, bookkeeping, shipped, tasks};
+use crate::{backfill, bookkeeping, history, shipped, tasks};
 
 /// A state that capture follows from and storage shall have.
 struct Begun {
@@ -295,6 +295,7 @@ fn follow(db: &Arc<Db>) -> Result<Followed> {
     }
     let mut guard = db.capture();
     let Some(capture) = guard.as_mut() else { return Ok(Followed::Not) };
+    history::reclaim(db, capture)?;
     let Some(reason) = capture.gap() else { return Ok(Followed::Not) };
     let open_elsewhere = Pages::at_rest(db)?.is_none();
     let pages = match (in_use || open_elsewhere).then(|| Pages::pin(db)) {

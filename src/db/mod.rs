@@ -35,7 +35,7 @@ use crate::clock::{Clock, Random};
 use crate::config::DbConfig;
 use crate::db::handover::Handover;
 use crate::error::Result;
-use crate::history::Baseline;
+use crate::history::{self, Baseline};
 use crate::host::Host;
 use crate::log::Level;
 use crate::ltx::Txid;
@@ -353,6 +353,7 @@ impl Db {
     }
 
     pub(crate) fn seal_locked(&self, capture: &mut Capture, since_ms: u64) -> Result<()> {
+        history::reclaim(self, capture)?;
         let room = {
             let ship = lock(&self.ship);
             ship.pending.len() < SEALED_MAX && ship.history == History::Agreed
