@@ -180,6 +180,7 @@ impl Replicated {
         let shared = Arc::new(Connection {
             db,
             wal_open: AtomicBool::new(false),
+            left_wal: AtomicBool::new(false),
             generation: process::generation(),
         });
         registry::add(Entry {
@@ -203,6 +204,8 @@ pub(crate) struct Connection {
     db: Arc<Db>,
     /// The connection has its WAL open: it is in WAL mode.
     wal_open: AtomicBool,
+    /// It closed its WAL, which takes EXCLUSIVE, and still has that lock.
+    left_wal: AtomicBool,
     /// The process that opened it, see [`process::generation`].
     generation: u32,
 }
@@ -304,6 +307,9 @@ impl MainFile {
 
     pub(crate) fn after_unlock(&self, level: i32) {
         self.level.set(level);
+        if level < SQLITE_LOCK_EXCLUSIVE {
+            self.shared.left_wal.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Whether this read tells a page size that was not told before. Page 1 is
@@ -332,6 +338,7 @@ impl MainFile {
         if !self.shared.is_wal()
             && let Some(db) = self.db()
         {
+            self.kept_since_wal(db);
             self.transaction.write(db, at.unsigned_abs(), n.unsigned_abs(), file);
         }
     }
@@ -340,7 +347,18 @@ impl MainFile {
         if !self.shared.is_wal()
             && let Some(db) = self.db()
         {
+            self.kept_since_wal(db);
             self.transaction.truncate(db, size.unsigned_abs(), file);
+        }
+    }
+
+    /// A lock that was kept since WAL mode is a writer's: no journal is played
+    /// back under it.
+    fn kept_since_wal(&self, db: &Db) {
+        if self.level.get() == SQLITE_LOCK_EXCLUSIVE
+            && self.shared.left_wal.swap(false, Ordering::Relaxed)
+        {
+            self.transaction.may_write(db);
         }
     }
 
@@ -506,6 +524,7 @@ impl WalFile {
     /// The connection leaves the WAL.
     pub(crate) fn before_close(self) {
         self.shared.wal_open.store(false, Ordering::Relaxed);
+        self.shared.left_wal.store(true, Ordering::Relaxed);
         if self.shared.db().is_none() {
             std::mem::forget(self);
         }

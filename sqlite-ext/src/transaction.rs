@@ -21,7 +21,15 @@ pub(crate) struct Transaction {
 impl Transaction {
     /// The host VFS granted lock `level`.
     pub(crate) fn locked(&self, db: &Db, level: i32) {
-        if level == SQLITE_LOCK_RESERVED && !self.reserved.replace(true) {
+        if level == SQLITE_LOCK_RESERVED {
+            self.may_write(db);
+        }
+    }
+
+    /// The connection is a writer: with RESERVED, or with an EXCLUSIVE lock that
+    /// it kept since WAL mode or since a commit. For those it asks no RESERVED.
+    pub(crate) fn may_write(&self, db: &Db) {
+        if !self.reserved.replace(true) {
             db.writer_came();
         }
     }
@@ -57,6 +65,7 @@ impl Transaction {
         if !writes.is_empty() {
             db.rollback_commit(&mut writes, file);
             writes.clear();
+            self.may_write(db);
         }
     }
 

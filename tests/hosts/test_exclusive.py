@@ -4,6 +4,7 @@ import sqlite3
 import unittest
 
 from base import HostCase
+from lab import child
 
 BEFORE = 'db.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()'
 
@@ -62,6 +63,61 @@ class Exclusive(HostCase):
                 self.assertEqual(said["held"]["state"], "ok", said["held"])
                 self.assertEqual(said["status"]["gaps"], {})
                 self.oracle()
+
+    def test_a_lock_that_is_kept_from_wal_mode_on_is_a_writers(self):
+        for mode in ("DELETE", "TRUNCATE", "PERSIST", "MEMORY"):
+            for when in ("before", "after", "idle"):
+                with self.subTest(mode=mode, when=when):
+                    self.setUp()
+                    said = self.host("""
+                        db = connect(PATH, wal=False, **PARAMS, sync_interval="10ms")
+                        exclusive = lambda: db.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+                        if WHEN == "before":
+                            exclusive()
+                        db.execute("PRAGMA journal_mode=WAL").fetchall()
+                        db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+                        sync(db, 30000)
+                        if WHEN != "before":
+                            exclusive()
+                        if WHEN != "idle":
+                            db.execute("INSERT INTO t(v) VALUES(randomblob(9000))")
+                        for mode in (MODE, "WAL", MODE):
+                            db.execute(f"PRAGMA journal_mode={mode}").fetchall()
+                            for n in range(5):
+                                db.execute("INSERT INTO t(v) VALUES(randomblob(3000))")
+                            sync(db, 30000)
+                        say(status=status(db))
+                        db.close()
+                    """, MODE=mode, WHEN=when)["status"]
+                    self.assertEqual((said["state"], said["gaps"]), ("ok", {}), said)
+                    self.oracle()
+
+    def test_a_lock_that_is_kept_since_a_playback(self):
+        killed = self.start("""
+            db = connect(PATH, wal=False, **PARAMS, sync_interval="10ms")
+            db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+            sync(db, 30000)
+            db.execute("PRAGMA cache_size=4")
+            db.execute("BEGIN")
+            for n in range(200):
+                db.execute("INSERT INTO t(v) VALUES(randomblob(3000))")
+            say(done="spilled")
+            time.sleep(60)
+        """)
+        child.hear(killed)
+        child.kill(killed)
+        said = self.host("""
+            db = connect(PATH, wal=False, **PARAMS, sync_interval="10ms")
+            db.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+            for n in range(20):
+                db.execute("INSERT INTO t(v) VALUES(randomblob(3000))")
+                if n % 5 == 0:
+                    sync(db, 30000)
+            say(status=status(db))
+            db.close()
+        """)["status"]
+        self.assertEqual((said["state"], said["gaps"]), ("ok", {"interrupted": 1}), said)
+        self.oracle()
 
 
 if __name__ == "__main__":
