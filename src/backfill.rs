@@ -17,6 +17,7 @@ use crate::ltx::{Pgno, page_checksum};
 use crate::pages::page_size_of;
 use crate::restore::PageSet;
 use crate::sibling::Sibling;
+use crate::snapshot::in_wal_mode;
 use crate::{sibling, tasks};
 
 /// Bytes that are copied between two looks at the capture state: what a commit
@@ -32,9 +33,12 @@ pub(crate) fn is_under_way(db: &Db) -> bool {
     db.peek().backfill().is_some()
 }
 
-/// Whether what made a read transaction of ours impossible is no hindrance here.
-pub(crate) fn may_help(e: &Error) -> bool {
-    matches!(e.kind(), ErrorKind::Transient | ErrorKind::Unsupported)
+/// Whether, of a database in WAL mode that gave no read transaction but `e`, this
+/// process alone knows the end of the WAL: one of its connections has the file
+/// exclusively, or it has a WAL with an index that no other process sees. Any
+/// other hindrance is one of the moment, and others may commit meanwhile.
+pub(crate) fn is_alone(db: &Db, e: &Error) -> bool {
+    db.has_holder() || (e.kind() == ErrorKind::Unsupported && db.wal_was_open())
 }
 
 /// Gathers the state into the open segment, or the pages that differ from
@@ -97,7 +101,8 @@ impl Gathering<'_> {
             if capture.gap().is_none() {
                 return Ok(None);
             }
-            let in_wal = self.db.wal_was_open();
+            let in_wal =
+                self.db.wal_was_open() && in_wal_mode(self.db)? && !self.db.journal_is_hot();
             if in_wal || self.is_quiet(capture)? {
                 return self.begin_locked(capture, in_wal);
             }
@@ -219,9 +224,29 @@ impl Gathering<'_> {
         Ok(same)
     }
 
+    /// Notes the end of the WAL as of now. The frames of other processes, captured
+    /// before the position went back to the first frame, are due to nobody; and a
+    /// checkpoint of theirs may have copied them while the file was copied here.
+    fn find_end(&self) -> Result<()> {
+        let db = self.db;
+        let noted = db.noted();
+        if db.has_holder() || !in_wal_mode(db)? {
+            return Ok(());
+        }
+        match db.host.pin() {
+            Ok(reader) => {
+                db.note_if(noted, &reader.header());
+                Ok(())
+            }
+            Err(e) if is_alone(db, &e) => Ok(()),
+            Err(e) => Err(later(&e.to_string())),
+        }
+    }
+
     /// Seals the segment if it is whole; `None`: something is missing yet.
     fn finish(&mut self, backfill: Backfill) -> Result<Option<Repair>> {
         let db = self.db;
+        self.find_end()?;
         let mut guard = db.capture();
         let Some(capture) = guard.as_mut() else { return Err(overtaken()) };
         db.capture_locked(capture)?;

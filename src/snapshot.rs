@@ -301,7 +301,7 @@ fn follow(db: &Arc<Db>) -> Result<Followed> {
     let pages = match (in_use || open_elsewhere).then(|| Pages::pin(db)) {
         Some(Ok(pages)) => pages,
         // Held exclusively, or with a wal-index that nobody else sees.
-        Some(Err(e)) if in_use && backfill::may_help(&e) => return Ok(Followed::Moving),
+        Some(Err(e)) if in_use && backfill::is_alone(db, &e) => return Ok(Followed::Moving),
         Some(Err(e)) => return Err(e),
         None => Pages::closed(db)?,
     };

@@ -74,7 +74,10 @@ impl HostDatabase {
         }
         let mapped =
             file.map_wal_index().map_err(|code| self.error("map the wal-index of", code))?;
-        mapped.ok_or_else(|| self.unsupported("its wal-index is private to another connection"))
+        mapped.ok_or_else(|| {
+            let path = String::from_utf8_lossy(&self.path);
+            Error::new(ErrorKind::Transient, format!("the wal-index of {path} is just being made"))
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use litestream::capture::writes::Writes;
 use litestream::db::Db;
 use litestream::host::OwnFile;
 
-use crate::ffi::abi::SQLITE_LOCK_RESERVED;
+use crate::ffi::abi::{SQLITE_LOCK_EXCLUSIVE, SQLITE_LOCK_RESERVED};
 
 /// Kept with the connection's file, whose calls never overlap.
 #[derive(Default)]
@@ -16,6 +16,8 @@ pub(crate) struct Transaction {
     /// The connection holds RESERVED or more as a writer; who plays back a hot
     /// journal takes EXCLUSIVE without it.
     reserved: Cell<bool>,
+    /// The connection holds EXCLUSIVE, as whatever.
+    alone: Cell<bool>,
 }
 
 impl Transaction {
@@ -23,6 +25,9 @@ impl Transaction {
     pub(crate) fn locked(&self, db: &Db, level: i32) {
         if level == SQLITE_LOCK_RESERVED {
             self.may_write(db);
+        }
+        if level == SQLITE_LOCK_EXCLUSIVE && !self.alone.replace(true) {
+            db.holder_came();
         }
     }
 
@@ -71,6 +76,9 @@ impl Transaction {
 
     /// The connection is about to lower its lock to `level`.
     pub(crate) fn before_unlock(&self, db: &Db, level: i32, file: &dyn OwnFile) {
+        if level < SQLITE_LOCK_EXCLUSIVE && self.alone.replace(false) {
+            db.holder_went();
+        }
         if level >= SQLITE_LOCK_RESERVED {
             return;
         }
@@ -88,6 +96,9 @@ impl Transaction {
     pub(crate) fn closed(&self, db: &Db) {
         if !self.writes.borrow().is_empty() {
             db.rollback_lost();
+        }
+        if self.alone.replace(false) {
+            db.holder_went();
         }
         if self.reserved.replace(false) {
             db.writer_went();

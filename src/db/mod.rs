@@ -75,6 +75,8 @@ pub struct Db {
     in_wal: AtomicBool,
     /// Connections of this process that hold the write lock outside WAL mode.
     writers: AtomicUsize,
+    /// Connections of this process that have the file exclusively.
+    holders: AtomicUsize,
     /// The meta directory belongs to a database that took the path.
     let_go: AtomicBool,
     /// The first read after the open was seen.

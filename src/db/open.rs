@@ -95,6 +95,7 @@ impl Db {
             page_size: Default::default(),
             in_wal: Default::default(),
             writers: Default::default(),
+            holders: Default::default(),
             let_go: Default::default(),
             started: Default::default(),
             faulted: Default::default(),

@@ -29,6 +29,22 @@ impl Db {
         self.writers.load(Ordering::Acquire) > 0
     }
 
+    /// A connection of this process got the file exclusively: no other one, of
+    /// whatever process, reads or writes it.
+    pub fn holder_came(&self) {
+        self.holders.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It let go of it.
+    pub fn holder_went(&self) {
+        self.holders.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// A connection of this process has the file exclusively.
+    pub(crate) fn has_holder(&self) -> bool {
+        self.holders.load(Ordering::Acquire) > 0
+    }
+
     /// A connection outside WAL mode is about to change the database file for
     /// the first time since its last commit. `by_transaction`: it holds
     /// RESERVED; the playback of a hot journal does not.

@@ -1,5 +1,6 @@
 """Several processes with the library on one database: one captures, the others stand by."""
 
+import fcntl
 import json
 import random
 import time
@@ -131,6 +132,51 @@ class TwoProcesses(HostCase):
         self.assertEqual((self.snapshots(status), status["gaps"]), (0, {}), status)
         self.tell(second, "close")
         self.oracle()
+
+    def test_a_repair_while_no_read_lock_can_be_had_has_what_others_committed(self):
+        ours = self.start("""
+            db = connect(PATH, **PARAMS, sync_interval="60s")
+            rows = 0
+            insert = lambda: db.execute("INSERT INTO t(who, v) VALUES('a', randomblob(300))")
+            for line in sys.stdin:
+                if line.strip() == "insert":
+                    insert()
+                    sync(db, 30000)
+                    insert()
+                    rows += 2
+                else:
+                    sync(db, 30000)
+                say(rows=rows)
+        """)
+        tell = lambda word: (ours.stdin.write(word + "\n"), ours.stdin.flush())
+        vfs = self.dir / ".app.db-litestream/vfs"
+        # It ships, and keeps its last commit back; at times it was at rest before that.
+        shipper, deadline = "", time.monotonic() + 60
+        while shipper != str(ours.pid):
+            self.assertLess(time.monotonic(), deadline)
+            tell("insert")
+            rows = child.hear(ours)["rows"]
+            time.sleep(0.3)
+            shipper = (vfs / "shipper").read_text().strip()
+        other = self.obedient("b")
+        for _ in range(30):
+            self.tell(other, "insert")
+        while not (found := list(vfs.glob("*.segment"))):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.02)
+        time.sleep(0.5)
+        # What one process captured last is lost, and nobody gets a read mark.
+        with open(f"{self.db}-shm", "r+b") as index:
+            fcntl.lockf(index, fcntl.LOCK_EX | fcntl.LOCK_NB, 4, 124)
+            for path in found:
+                path.unlink()
+            tell("sync")
+            time.sleep(2)
+            fcntl.lockf(index, fcntl.LOCK_UN, 4, 124)
+        child.hear(ours)
+        copy = self.restored()
+        self.assertEqual(self.rows(copy, "SELECT who, count(*) FROM t GROUP BY who"),
+                         [("a", rows), ("b", 30)])
 
     def test_both_commit_at_once_and_one_is_killed_now_and_then(self):
         rng = random.Random(20)
