@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use super::database::Database;
 use super::local::Local;
 use crate::bookkeeping::files_after;
+use crate::capture::Published;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{Pgno, Txid, lock_pgno, page_checksum};
 use crate::plan::Target;
@@ -72,9 +73,8 @@ pub(super) struct Comparison<'a> {
 struct Suspect {
     /// Checksum of the replica's page.
     sum: u64,
-    /// Checksum of the database's page as last seen, and the transaction that
-    /// is sure to hold it.
-    seen: Option<(u64, Txid)>,
+    /// Checksum of the database's page as last seen, and at which look first.
+    seen: Option<(u64, usize)>,
     state: State,
 }
 
@@ -90,6 +90,15 @@ enum State {
     Certain,
 }
 
+/// A look at the database.
+struct Look {
+    /// The end of the WAL before its pages were read.
+    published: Option<Published>,
+    /// The transaction that is sure to hold what was committed by then, once that
+    /// is captured: on a busy database a moment later.
+    target: Option<Txid>,
+}
+
 /// A state of the replica and the pages of the database that are not its.
 struct Pass<'a> {
     path: &'a Path,
@@ -98,6 +107,7 @@ struct Pass<'a> {
     page_size: u32,
     txid: Txid,
     suspects: BTreeMap<Pgno, Suspect>,
+    looks: Vec<Look>,
     /// Pages that differ beyond those.
     more: u64,
     compared: u64,
@@ -147,8 +157,10 @@ impl Comparison<'_> {
         let mut idle_since: Option<Database> = None;
         loop {
             let database = Database::open(self.path, pass.page_size)?;
-            let target = self.target(&database)?;
-            pass.look(&database, target)?;
+            pass.looks.push(Look { published: database.published(), target: None });
+            self.find_targets(&mut pass.looks)?;
+            let target = pass.looks.last().and_then(|l| l.target);
+            pass.look(&database)?;
             let equal = pass.is_equal(&database)?;
             let before = idle_since.replace(database);
             if equal {
@@ -175,12 +187,14 @@ impl Comparison<'_> {
         }
     }
 
-    /// The transaction sure to hold what the database had when it was opened.
-    fn target(&self, database: &Database) -> Result<Option<Txid>> {
-        match &self.local {
-            Some(local) => local.target(database.published()),
-            None => Ok(None),
+    /// What the looks saw is captured by and by.
+    fn find_targets(&self, looks: &mut [Look]) -> Result<()> {
+        let Some(local) = &self.local else { return Ok(()) };
+        let Some(captured) = local.captured()? else { return Ok(()) };
+        for look in looks.iter_mut().filter(|l| l.target.is_none()) {
+            look.target = captured.target(look.published);
         }
+        Ok(())
     }
 
     /// The newest transaction in storage, from `at` on.
@@ -218,27 +232,31 @@ impl<'a> Pass<'a> {
             page_size: 0,
             txid: Txid::NONE,
             suspects: BTreeMap::new(),
+            looks: Vec::new(),
             more: 0,
             compared: 0,
             buf: Vec::new(),
         }
     }
 
-    /// Drops the pages that are equal now. `target`: the transaction sure to
-    /// hold what the database has.
-    fn look(&mut self, database: &Database, target: Option<Txid>) -> Result<()> {
+    /// Drops the pages that are equal now.
+    fn look(&mut self, database: &Database) -> Result<()> {
+        let now = self.looks.len().saturating_sub(1);
+        // Storage has what was committed before this look. A page seen at an earlier
+        // one was: a checkpoint can show it before the end that was read with it.
+        let stored = self.looks.iter().rposition(|l| l.target.is_some_and(|t| t <= self.txid));
         let (buf, mut equal) = (&mut self.buf, Vec::new());
         for (&pgno, suspect) in &mut self.suspects {
             database.page(pgno, buf)?;
             let sum = page_checksum(pgno, buf);
             match suspect.seen {
                 _ if sum == suspect.sum => equal.push(pgno),
-                Some((seen, held)) if seen == sum => {
-                    if held <= self.txid && suspect.state == State::Open {
+                Some((seen, first)) if seen == sum => {
+                    if stored.is_some_and(|at| first < at) && suspect.state == State::Open {
                         suspect.state = State::Certain;
                     }
                 }
-                _ => suspect.seen = target.map(|t| (sum, t)),
+                _ => suspect.seen = Some((sum, now)),
             }
         }
         for pgno in equal {
@@ -345,5 +363,52 @@ impl PageSink for Newer<'_, '_> {
             *suspect = Suspect { sum, seen: None, state: State::Written };
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a busy database nothing is ever captured to its very end.
+    #[test]
+    fn a_page_that_stands_still_is_judged_once_what_a_look_saw_is_stored() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("db");
+        std::fs::write(&path, [7_u8; 1024]).unwrap();
+        let mut pass = Pass::new(&path);
+        (pass.page_size, pass.commit, pass.txid) = (512, 2, Txid(5));
+        pass.suspects.insert(2, Suspect { sum: 1, seen: None, state: State::Open });
+        let look = |pass: &mut Pass<'_>, known: &[(usize, u64)]| {
+            pass.looks.push(Look { published: None, target: None });
+            for &(at, txid) in known {
+                pass.looks[at].target = Some(Txid(txid));
+            }
+            pass.look(&Database::open(&path, 512).unwrap()).unwrap();
+            pass.suspects[&2].state
+        };
+        assert_eq!(look(&mut pass, &[]), State::Open);
+        assert_eq!(look(&mut pass, &[]), State::Open);
+        // What was seen first may be newer than the end that was read before it.
+        assert_eq!(look(&mut pass, &[(0, 5)]), State::Open);
+        // Storage has less.
+        assert_eq!(look(&mut pass, &[(1, 6)]), State::Open);
+        assert_eq!(look(&mut pass, &[(2, 5)]), State::Certain);
+        assert_eq!(pass.verdict(None, false).unwrap(), Some(Verdict::Differs));
+    }
+
+    #[test]
+    fn a_page_that_is_written_meanwhile_is_looked_at_anew() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("db");
+        let mut pass = Pass::new(&path);
+        (pass.page_size, pass.commit, pass.txid) = (512, 2, Txid(5));
+        pass.suspects.insert(2, Suspect { sum: 1, seen: None, state: State::Open });
+        for n in 0..4 {
+            std::fs::write(&path, [n; 1024]).unwrap();
+            pass.looks.push(Look { published: None, target: Some(Txid(5)) });
+            pass.look(&Database::open(&path, 512).unwrap()).unwrap();
+            assert_eq!(pass.suspects[&2].state, State::Open);
+        }
     }
 }

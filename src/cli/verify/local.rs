@@ -42,22 +42,30 @@ impl Local {
         Ok(Shipped::load(&self.dir)?.map(|(txid, _)| txid))
     }
 
-    /// The transaction that is sure to hold what was committed up to
-    /// `published`; none while something is not captured, or not known to be.
+    /// What is captured; none while something is missing, or not known.
     ///
     /// # Errors
     /// The record could not be read.
-    pub(super) fn target(&self, published: Option<Published>) -> Result<Option<Txid>> {
+    pub(super) fn captured(&self) -> Result<Option<Captured>> {
         let Some(bytes) = disk::read(&self.dir.join(POSITION_FILE))? else { return Ok(None) };
         // A record that is just being written is looked at again.
         let Ok(p) = Position::decode(&bytes) else { return Ok(None) };
-        let follows = p.following
-            && p.gap.is_none()
-            && !p.dirty
-            && p.snapshot_pending == Txid::NONE
-            && captured(&p, published);
-        let open = p.segment.len > 0;
-        Ok(follows.then(|| if open { p.segment.txid } else { p.segment.txid.prev() }))
+        let follows =
+            p.following && p.gap.is_none() && !p.dirty && p.snapshot_pending == Txid::NONE;
+        Ok(follows.then_some(Captured(p)))
+    }
+}
+
+/// The record of what is captured.
+pub(super) struct Captured(Position);
+
+impl Captured {
+    /// The transaction that is sure to hold what was committed up to `published`,
+    /// if that is captured.
+    pub(super) fn target(&self, published: Option<Published>) -> Option<Txid> {
+        let segment = self.0.segment;
+        let txid = if segment.len > 0 { segment.txid } else { segment.txid.prev() };
+        captured(&self.0, published).then_some(txid)
     }
 }
 
