@@ -49,8 +49,12 @@ impl FrameHeader {
     /// then rolls back to a savepoint forgets to fill them in. Its readers never look at
     /// them, so they are the committed state; a recovery would end before them.
     pub fn belongs_to(&self, salts: Salts) -> bool {
-        let unfilled = self.salts == [0, 0] && self.checksum == [0, 0];
-        self.pgno != 0 && (self.salts == salts || unfilled)
+        self.pgno != 0 && (self.salts == salts || self.is_unfilled())
+    }
+
+    /// Whether SQLite left its salts and checksum out.
+    fn is_unfilled(&self) -> bool {
+        self.pgno != 0 && self.salts == [0, 0] && self.checksum == [0, 0]
     }
 }
 
@@ -86,24 +90,45 @@ fn add_checksum(sum: [u32; 2], data: &[u8], big_endian: bool) -> [u32; 2] {
     [s0, s1]
 }
 
+/// Where a checksum chain ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChainEnd {
+    /// The last commit frame that it reaches.
+    pub frame: u32,
+    /// A frame that SQLite left unfilled broke it: whether the commits go on there
+    /// cannot be told from the WAL.
+    pub unfilled: bool,
+}
+
 /// The last commit frame that the checksum chain reaches from `from`.
 ///
 /// # Errors
 /// A read failed.
 pub fn find_end(wal: &File, header: &Header, from: WalPosition) -> Result<u32> {
+    find_chain_end(wal, header, from).map(|end| end.frame)
+}
+
+/// The end of the checksum chain from `from`, and what ended it.
+///
+/// # Errors
+/// A read failed.
+pub fn find_chain_end(wal: &File, header: &Header, from: WalPosition) -> Result<ChainEnd> {
     let frame_len = FRAME_HEADER_SIZE + header.page_size as usize;
     let mut frame = vec![0u8; frame_len];
     let (mut sum, mut at, mut end) = (from.checksum, from.frame, from.frame);
+    // An unfilled frame says nothing about the next one.
+    let blind = from.frame > 0 && from.checksum == [0, 0];
     loop {
         let offset = WAL_HEADER_SIZE as u64 + u64::from(at) * frame_len as u64;
         if wal.read_at(&mut frame, offset)? < frame_len {
-            return Ok(end);
+            return Ok(ChainEnd { frame: end, unfilled: false });
         }
         let h = parse_frame_header(&frame);
         sum = add_checksum(sum, &frame[..8], header.big_endian);
         sum = add_checksum(sum, &frame[FRAME_HEADER_SIZE..], header.big_endian);
         if h.salts != header.salts || h.checksum != sum || h.pgno == 0 {
-            return Ok(end);
+            let unfilled = h.is_unfilled() || (blind && h.belongs_to(header.salts));
+            return Ok(ChainEnd { frame: end, unfilled });
         }
         at += 1;
         if h.commit != 0 {

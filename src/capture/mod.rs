@@ -400,10 +400,16 @@ impl Capture {
         } else {
             WalPosition { salts: header.salts, frame: 0, checksum: header.checksum }
         };
-        let mx_frame = match &self.wal {
-            Some(wal) => frames::find_end(wal, &header, from)?,
-            None => from.frame,
+        let end = match &self.wal {
+            Some(wal) => frames::find_chain_end(wal, &header, from)?,
+            None => frames::ChainEnd { frame: from.frame, unfilled: false },
         };
+        if end.unfilled {
+            // Nobody else knows the end, and something was committed.
+            self.declare_gap(Gap::BadFrame)?;
+            return Ok(Outcome::NotFollowing);
+        }
+        let mx_frame = end.frame;
         self.capture_to(Published { salt1: header.salts[0], mx_frame })
     }
 

@@ -184,3 +184,25 @@ fn a_record_behind_storage_is_a_gap() {
     let record = os::read(&place.dir.join(POSITION_FILE)).unwrap().unwrap();
     assert_eq!(Position::decode(&record).unwrap().gap, Some(Gap::SpoolDamaged));
 }
+
+/// With a private wal-index the checksums alone tell where the commits end.
+#[test]
+fn a_frame_that_sqlite_left_unfilled_hides_no_commit() {
+    for (at, captured) in [(2_usize, 1), (2, 2), (1, 1)] {
+        let tmp = tempfile::tempdir().unwrap();
+        let place = place(tmp.path());
+        let (mut wal, mut a, _) = two(&place);
+        wal.commit(2, 2);
+        let frame = 32 + (at - 1) * (24 + PAGE);
+        wal.bytes[frame + 8..frame + 24].fill(0);
+        wal.write(&place.wal_path);
+        acquire(&mut a).follow_from(&header([7, 1], captured), Txid(0), Txid(5)).unwrap();
+        if captured == at as u32 && at == 2 {
+            // It is the end as far as the WAL tells.
+            assert_eq!(a.capture_hidden().unwrap(), Outcome::UpToDate);
+            wal.commit(3, 3).write(&place.wal_path);
+        }
+        assert_eq!(a.capture_hidden().unwrap(), Outcome::NotFollowing);
+        assert_eq!(a.gap(), Some(Gap::BadFrame), "{at} {captured}");
+    }
+}
