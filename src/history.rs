@@ -256,10 +256,8 @@ async fn advance(
             return rejoin(db, file, "the newest file there is not the one written from here")
                 .await;
         }
-        Err(e) if e.kind() == ErrorKind::NotFound && max == known => {}
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            return rejoin(db, file, "it went on without this database").await;
-        }
+        // Files of level 0 do not stay for ever; those after it tell whose chain it is.
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
     lock(&db.ship).acked = known;

@@ -119,6 +119,47 @@ class Repairs(HostCase):
         self.shell("UPDATE t SET v = randomblob(1500) WHERE id > 20000 AND id < 27000")
         self.assertGreater(self.reopen()["pages_shipped"], 2500)
 
+    def test_a_file_of_ours_is_known_when_the_one_before_it_was_removed(self):
+        away = self.dir / "away"
+        process = self.start("""
+            db = connect(PATH, **PARAMS, sync_interval="10ms")
+            db.execute("SELECT count(*) FROM t").fetchall()
+            sync(db)
+            say(done="open")
+            sys.stdin.readline()
+            db.execute("UPDATE t SET v = randomblob(1500) WHERE id = 7")
+            while not status(db)["spool"]["sealed_files"]:
+                time.sleep(0.01)
+            say(done="sealed")
+            time.sleep(60)
+        """)
+        child.hear(process)
+        last = self.replica.last()
+        self.replica.directory.rename(away)
+        self.replica.directory.touch()
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        child.hear(process)
+        child.kill(process)
+        self.replica.directory.unlink()
+        away.rename(self.replica.directory)
+        shutil.copytree(self.vfs, self.dir / "vfs")
+        ships = """
+            db = connect(PATH, **PARAMS)
+            db.execute("SELECT count(*) FROM t").fetchall()
+            sync(db)
+            say(status=status(db))
+            db.close()
+        """
+        self.host(ships)
+        self.assertGreater(self.replica.last(), last)
+        # The answer was lost, and meanwhile the file that is known here was removed.
+        shutil.rmtree(self.vfs)
+        (self.dir / "vfs").rename(self.vfs)
+        self.replica.file(last, last).unlink()
+        found = self.host(ships)["status"]
+        self.assertEqual((found["state"], found["conflict"]), ("ok", None), found)
+
     def test_no_difference_costs_no_file(self):
         before = self.replica.last()
         # Same content, other times.
