@@ -33,11 +33,29 @@ fn try_acknowledged(db: &Db, file: &Header, segment: Option<&Segment>) -> Result
     let Some(segment) = segment else {
         return ledger::promote(&db.vfs_dir(), file).map(drop);
     };
-    let Some(mut ledger) = load(db)?.filter(|l| l.txid().next() == file.min_txid) else {
+    // The record still names the file before: it is written after this.
+    let before = Shipped::load(&db.vfs_dir())?;
+    let Some(mut ledger) = load(db)?.filter(|l| is_before(l, before, file)) else {
         return from_whole(db, file, segment);
     };
     ledger
         .apply(file, |put| segment.for_each_page(|pgno, page| put(pgno, page_checksum(pgno, page))))
+}
+
+/// Whether the ledger is of the state that `file` follows: that of the file `before`.
+/// TXIDs alone do not tell one chain from another.
+fn is_before(ledger: &Ledger, before: Option<(Txid, [u8; HEADER_SIZE])>, file: &Header) -> bool {
+    ledger.txid().next() == file.min_txid
+        && before.is_some_and(|(txid, raw)| txid == ledger.txid() && ledger.stems_from(&raw))
+}
+
+/// Another chain is joined, whose newest file is `newest`: a ledger of any other
+/// state is of no use there.
+pub(crate) fn join(db: &Db, newest: &Header) -> Result<()> {
+    match load(db)? {
+        Some(ledger) if !ledger.is_state_of(newest) => discard(db),
+        _ => Ok(()),
+    }
 }
 
 /// A segment that holds every page makes the ledger anew.
@@ -231,5 +249,33 @@ impl Db {
         let (acked, _) = Shipped::load(&self.vfs_dir()).ok().flatten()?;
         let state = Ledger::peek(&self.vfs_dir(), replica_hash(&self.client)).ok().flatten()?;
         (state.txid == acked).then(|| (acked, state.totals.checksum.value()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_of_another_chain_is_not_continued() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = |txid: u64, node_id: u64| Header {
+            node_id,
+            ..Header::new(512, 2, Txid(txid), Txid(txid), 1)
+        };
+        let (ours, theirs) = (file(5, 1), file(5, 2));
+        let mut next = Builder::create(tmp.path(), 7, None).unwrap();
+        for pgno in 1..=2 {
+            next.set(pgno, u64::from(pgno)).unwrap();
+        }
+        next.finish(&ours).unwrap();
+        assert!(ledger::promote(tmp.path(), &ours).unwrap());
+        let ledger = Ledger::load(tmp.path(), 7).unwrap().unwrap();
+        let record = |h: &Header| Some((h.max_txid, h.encode()));
+        assert!(is_before(&ledger, record(&ours), &file(6, 1)));
+        assert!(!is_before(&ledger, record(&theirs), &file(6, 1)));
+        assert!(!is_before(&ledger, record(&file(6, 1)), &file(6, 1)));
+        assert!(!is_before(&ledger, None, &file(6, 1)));
+        assert!(!is_before(&ledger, record(&ours), &file(7, 1)));
     }
 }

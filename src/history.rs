@@ -427,7 +427,8 @@ async fn differ(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
         );
         with_capture(db, |capture| db.declare_gap(capture, Gap::Adopted))?;
         drop_pending(db)?;
-        // What the local database is to differ from, in the ledger.
+        // What the local database is to differ from, in the ledger: the chain's, or none.
+        bookkeeping::join(db, &newest)?;
         Shipped::new(&newest).save(&db.vfs_dir(), db.owner)?;
         let mut ship = lock(&db.ship);
         (ship.acked, ship.page_size) = (max, newest.page_size);
