@@ -609,9 +609,6 @@ impl Db {
 /// while they are read.
 fn follow_at_rest(db: &Arc<Db>, capture: &mut Capture) -> Result<Pages> {
     let pages = Pages::closed(db)?;
-    if db.host.open_unlocked()?.is_reserved()? {
-        return Err(Error::new(ErrorKind::Transient, "another process is writing the database"));
-    }
     capture.follow_from(&pages.header, Txid(0), Txid(1))?;
     if let Origin::Closed(mark) = pages.origin() {
         capture.set_clean(Some(mark))?;

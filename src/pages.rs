@@ -20,8 +20,8 @@ const READ_BYTES: usize = 1 << 20;
 pub(crate) enum Source {
     /// A read transaction of ours.
     Pinned { ticket: u64, wal: Option<File>, overlay: PageMap },
-    /// No connection has the database open and there is no WAL; its state on
-    /// disk must be the same at the end.
+    /// No connection writes the database and there is no WAL; its state on disk
+    /// must be the same at the end.
     Closed { file: Box<dyn DatabaseFile>, before: FileStat },
 }
 
@@ -96,10 +96,15 @@ impl Pages {
         Ok(pages)
     }
 
-    /// Reads a database that nobody has open.
+    /// Reads a database that nobody writes.
     pub(crate) fn closed(db: &Arc<Db>) -> Result<Pages> {
         let before = Self::at_rest(db)?.ok_or_else(moved)?;
         let mut file = db.host.open_unlocked()?;
+        // A transaction with its journal in memory, or without one, may have written
+        // half of its pages. Asked after `before`: what it writes later is seen there.
+        if file.is_reserved()? {
+            return Err(Error::new(ErrorKind::Transient, "another process writes the database"));
+        }
         let size = file.size()?;
         let mut header = WalIndexHeader::default();
         complete(&mut header, |buf, at| file.read_at(buf, at), size, db.page_size_seen())?;

@@ -399,6 +399,37 @@ class Several(HostCase):
                 self.assertEqual([s["status"]["gaps"] for s in said], [{}] * 4)
                 self.oracle()
 
+    def test_a_transaction_without_a_journal_file_is_in_no_snapshot(self):
+        self.create("DELETE")
+        self.host("""
+            db = connect(PATH, wal=False, **PARAMS)
+            db.executemany("INSERT INTO t(v) VALUES(randomblob(?))", ((3000,) for _ in range(300)))
+            db.close()
+        """)
+        writer = self.start("""
+            db = connect(PATH, wal=False, **PARAMS)
+            db.execute("PRAGMA journal_mode=MEMORY").fetchall()
+            db.execute("PRAGMA cache_size=4")
+            db.execute("BEGIN")
+            db.execute("UPDATE t SET v = NULL WHERE id < 200")
+            say(done="spilled")
+            sys.stdin.readline()
+            db.execute("ROLLBACK")
+            db.close()
+            say(done="closed")
+        """)
+        # A gap for whoever comes: the file's times are not those that were recorded.
+        self.db.touch()
+        hear(writer)
+        self.host("connect(PATH, wal=False, **PARAMS, close_timeout='3s').close()")
+        copy = self.restored(paths.OURS)
+        self.assertEqual(self.rows(copy, "SELECT count(v) FROM t"), [(300,)])
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+        finish(writer)
+        self.host("connect(PATH, wal=False, **PARAMS).close()")
+        self.oracle()
+
     def test_writers_that_switch_the_journal_mode(self):
         self.create("DELETE")
         said = [finish(p) for p in self.writers(3, 5, switch=0.1)]
