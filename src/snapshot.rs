@@ -302,6 +302,8 @@ fn follow(db: &Arc<Db>) -> Result<Followed> {
         Some(Ok(pages)) => pages,
         // Held exclusively, or with a wal-index that nobody else sees.
         Some(Err(e)) if in_use && backfill::is_alone(db, &e) => return Ok(Followed::Moving),
+        // Turned to WAL mode, and no connection has opened a WAL yet.
+        Some(Err(e)) if e.kind() == ErrorKind::Unsupported && !open_elsewhere => Pages::closed(db)?,
         Some(Err(e)) => return Err(e),
         None => Pages::closed(db)?,
     };

@@ -248,6 +248,26 @@ class Accepted(HostCase):
         self.assertEqual([n for n in os.listdir(self.dir) if n.startswith("file:")], [])
         self.oracle()
 
+    def test_a_database_that_is_only_turned_to_wal_mode_gets_its_snapshot(self):
+        plain = sqlite3.connect(self.db)
+        plain.execute("CREATE TABLE t(v)")
+        plain.executemany("INSERT INTO t VALUES(randomblob(?))", ((3000,) for _ in range(200)))
+        plain.commit()
+        plain.close()
+        said = self.host("""
+            db = connect(PATH, wal=False, **PARAMS, sync_interval="10ms")
+            db.execute("PRAGMA journal_mode=WAL").fetchall()
+            sync(db, 30000)
+            first = status(db)
+            for n in range(20):
+                db.execute("INSERT INTO t VALUES(randomblob(2000))")
+            sync(db, 30000)
+            say(first=first, status=status(db))
+            db.close()
+        """)
+        self.assertEqual((said["first"]["state"], said["status"]["gaps"]), ("ok", {}), said)
+        self.oracle()
+
     def test_paths_that_reach_one_file_are_one_database(self):
         link = self.dir / "link"
         link.symlink_to(self.dir, target_is_directory=True)
