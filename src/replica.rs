@@ -44,7 +44,7 @@ enum Step {
 pub(crate) async fn run(db: Arc<Db>) {
     let mut failures = 0u32;
     let mut status_at: Option<Instant> = None;
-    while !db.is_faulted() {
+    while !db.has_retired() {
         let pause = match step(&db).await {
             Ok(Step::Progress) => {
                 failures = 0;
@@ -62,7 +62,7 @@ pub(crate) async fn run(db: Arc<Db>) {
             Err(e) => {
                 failed(&db, &e, failures);
                 failures = failures.saturating_add(1);
-                if is_closing(&db) || db.is_faulted() {
+                if is_closing(&db) || db.has_retired() {
                     break;
                 }
                 backoff(failures, db.random.unit())
@@ -80,7 +80,7 @@ pub(crate) async fn run(db: Arc<Db>) {
             return;
         }
     }
-    if db.is_faulted() {
+    if db.has_retired() {
         retire(&db).await;
     }
     db.client.release_idle();
@@ -164,7 +164,7 @@ fn is_closing(db: &Db) -> bool {
 }
 
 fn has_work(db: &Db) -> bool {
-    if db.is_faulted() {
+    if db.has_retired() {
         return false;
     }
     let gap = db.peek().gap().is_some();
@@ -462,6 +462,7 @@ pub(crate) fn conflict(db: &Db, why: String) -> Error {
     drop(ship);
     db.log(Level::Error, &why);
     db.ship_signal.notify_all();
+    db.retire_soon();
     Error::new(ErrorKind::Conflict, why)
 }
 
@@ -526,7 +527,8 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
             db.log(Level::Error, &e.to_string());
             break;
         }
-        if !db.ships() && !std::mem::replace(&mut asked, true) && !db.is_safe_elsewhere() {
+        let bystander = !db.ships() && !db.has_retired();
+        if bystander && !std::mem::replace(&mut asked, true) && !db.is_safe_elsewhere() {
             db.ask_for_haste();
         }
         let done = if db.ships() {
@@ -541,7 +543,7 @@ pub(crate) fn flush(db: &Arc<Db>, timeout: Duration) {
             }
         } else {
             // What another process ships is watched for as long as it may take.
-            db.is_faulted() || db.is_safe_elsewhere()
+            db.has_retired() || db.is_safe_elsewhere()
         };
         if done {
             break;

@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::capture::test_wal::{PAGE, Wal};
+use crate::capture::{Capture, Gap, Outcome, Published};
 use crate::config::DbConfig;
 use crate::db::hold::SHIPPER_FILE;
-use crate::db::{Db, lock};
+use crate::db::{Db, Pending, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{DatabaseFile, Host, PinnedReader, WalIndexHeader};
 use crate::log::{Level, Log};
+use crate::ltx::Txid;
 use crate::os::disk as os;
+use crate::replica::conflict;
 use crate::store::{OpenRequest, Store};
 use crate::tasks;
 
@@ -166,4 +169,49 @@ fn a_fault_lets_others_ship() {
     assert!(!bench.db.take_shipper().unwrap());
     assert_eq!(bench.db.txid(), None);
     assert_eq!(kind(bench.db.sync(PATIENCE)), Some(ErrorKind::Internal));
+}
+
+/// A process in conflict declared a gap in everybody's record with each of its
+/// commits, and kept the shipper lock while it had sealed segments.
+#[test]
+fn a_conflict_is_nobody_elses() {
+    let mut bench = Bench::new();
+    bench.commit(2, 2);
+    bench.db.sync(PATIENCE).unwrap();
+    let sealed = {
+        let mut guard = bench.db.capture();
+        let capture = guard.as_mut().unwrap();
+        bench.wal.commit(3, 3).write(&bench.db.wal_path);
+        lock(&bench.index).mx_frame += 1;
+        let end = Published { salt1: 7, mx_frame: 2 };
+        assert_eq!(capture.capture_to(end).unwrap(), Outcome::UpToDate);
+        // As if it had been sealed while storage answered.
+        conflict(&bench.db, "a test".to_owned());
+        capture.seal(1).unwrap().unwrap()
+    };
+    let (path, since_ms) = (sealed.path().to_owned(), 1);
+    lock(&bench.db.ship).pending.push_back(Arc::new(Pending { segment: sealed, since_ms }));
+    bench.commit(2, 4);
+    bench.until("the lock is kept", |db| {
+        !db.ships() && db.hold_shipper().is_none() && !lock(&db.ship).running
+    });
+    assert_eq!(kind(bench.db.sync(PATIENCE)), Some(ErrorKind::Conflict));
+    assert!(!bench.db.take_shipper().unwrap());
+    assert_ne!(bench.shipper_file(), b"");
+    // What waits for storage is there for others, who compare once.
+    assert!(path.exists());
+    assert!(lock(&bench.db.ship).pending.is_empty());
+    assert!(bench.db.lag_seconds() > 0.0);
+    let header = *lock(&bench.index);
+    let follow = |capture: &mut Capture| {
+        assert_eq!(capture.gap(), Some(Gap::Unproven));
+        capture.follow_from(&header, Txid(0), Txid(9)).unwrap();
+    };
+    bench.db.capture().as_mut().map(follow).unwrap();
+    bench.commit(2, 5);
+    bench.db.capture_only();
+    assert!(bench.db.before_wal_restart(false));
+    let mut guard = bench.db.capture();
+    let capture = guard.as_mut().unwrap();
+    assert_eq!((capture.gap(), capture.position().wal.frame), (None, header.mx_frame));
 }

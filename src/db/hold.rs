@@ -241,7 +241,7 @@ impl Db {
     /// or because it went to rest or died.
     pub(crate) fn shipper_moved(&self) {
         let Some(store) = self.store.upgrade() else { return };
-        if self.is_faulted() {
+        if self.has_retired() {
             return;
         }
         if !self.ships() && self.shipper_died() {
@@ -310,7 +310,7 @@ impl Db {
     /// The spool cannot be used.
     pub(crate) fn take_shipper(&self) -> Result<bool> {
         let mut slot = lock(&self.shipper);
-        if self.is_faulted() {
+        if self.has_retired() {
             return Ok(false);
         }
         if slot.is_some() {

@@ -122,7 +122,7 @@ impl Db {
     /// False: it should be told BUSY. `holds_ckpt`: it is a checkpoint of mode
     /// RESTART or TRUNCATE, which is never refused.
     pub fn before_wal_restart(&self, holds_ckpt: bool) -> bool {
-        if self.is_faulted() || self.is_caught_up() {
+        if self.has_retired() || self.is_caught_up() {
             return true;
         }
         if holds_ckpt {
@@ -193,6 +193,10 @@ impl Db {
             self.count_gap(gap);
         }
         let found = before.is_none() && capture.gap().is_some();
+        if self.is_in_conflict() {
+            // Nobody else would close what this opened.
+            capture.release();
+        }
         drop(guard);
         if found {
             self.arm();

@@ -212,14 +212,11 @@ impl Db {
     pub(crate) fn capture_locked(&self, capture: &mut Capture) -> Result<()> {
         let note = self.handover.noted();
         self.stop_if_moved();
-        if matches!(lock(&self.ship).history, History::Conflict(_)) {
-            // Nothing will be shipped: the WAL need not wait and the spool not grow.
+        if self.is_in_conflict() {
+            // Nothing is shipped from here: the WAL need not wait and the spool not
+            // grow. The record is true as it is, and others may go on from it.
             self.handover.captured(note);
-            return if capture.gap().is_none() {
-                capture.declare_gap(Gap::Unproven)
-            } else {
-                Ok(())
-            };
+            return Ok(());
         }
         let hidden = self.handover.take_hidden();
         let before = capture.gap();
@@ -282,7 +279,7 @@ impl Db {
     /// Captures and seals what there is, and hands it to the shipper. Called
     /// by the worker, by waiters and at close.
     pub(crate) fn capture_and_seal(&self) -> Result<()> {
-        if self.is_faulted() {
+        if self.has_retired() {
             self.retire();
             return Ok(());
         }

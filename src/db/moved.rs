@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::db::{Db, History, lock};
+use crate::db::Db;
 use crate::os::disk;
 
 impl Db {
@@ -19,7 +19,7 @@ impl Db {
     /// Ends replication of a file that is no longer the one at its path: its
     /// later commits have no history that anybody could go on with.
     pub(crate) fn stop_if_moved(&self) -> bool {
-        if matches!(lock(&self.ship).history, History::Conflict(_)) || !self.has_moved() {
+        if self.is_in_conflict() || !self.has_moved() {
             return false;
         }
         // The error is for callers that stop with it; this one is told by the state.

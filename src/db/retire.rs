@@ -1,13 +1,24 @@
-//! The end of shipping in a process whose connections go on, after a fault of
-//! ours. Other processes, which may be well, find everything as if this one had
-//! died.
+//! The end of shipping in a process whose connections go on: after a fault of
+//! ours, or when storage holds another history. Other processes, which may be
+//! well, find everything as if this one had died.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::db::{Db, lock};
+use crate::capture::Gap;
+use crate::db::{Db, History, lock};
 
 impl Db {
+    /// Storage holds another history, as far as this process knows.
+    pub(crate) fn is_in_conflict(&self) -> bool {
+        matches!(lock(&self.ship).history, History::Conflict(_))
+    }
+
+    /// Nothing is shipped from here any more while the database is open.
+    pub(crate) fn has_retired(&self) -> bool {
+        self.is_faulted() || self.is_in_conflict()
+    }
+
     /// Has [`Db::retire`] called, by a thread that may wait for locks.
     pub(crate) fn retire_soon(&self) {
         self.ship_notify.notify_one();
@@ -22,6 +33,9 @@ impl Db {
         self.pin.yield_now();
         let file = {
             let mut slot = lock(&self.shipper);
+            if slot.is_some() && self.is_in_conflict() {
+                self.doubt();
+            }
             let mut capture = lock(&self.capture);
             self.ships.store(false, Ordering::Release);
             self.forget_pending();
@@ -36,6 +50,17 @@ impl Db {
         drop(file);
         self.signal_captured();
         self.ship_signal.notify_all();
+    }
+
+    /// Storage decides whether this database has a future there: whoever ships
+    /// next compares. Said once; the record is not touched again from here.
+    fn doubt(&self) {
+        if let Some(capture) = self.capture().as_mut()
+            && capture.gap().is_none()
+        {
+            // It holds in memory even when its record cannot be written.
+            let _ = self.declare_gap(capture, Gap::Unproven);
+        }
     }
 
     /// The lag goes on from the oldest commit that nobody ships from here.

@@ -189,12 +189,11 @@ impl Db {
         let bystander = self.counters.bystander.load(Ordering::Relaxed);
         let state = if self.is_faulted() {
             "faulted"
-        } else if bystander {
-            "bystander"
         } else {
             match ship.history {
-                History::Unknown => "connecting",
                 History::Conflict(_) => "conflict",
+                _ if bystander => "bystander",
+                History::Unknown => "connecting",
                 History::Agreed if gap.is_some() => "snapshot_due",
                 History::Agreed if ship.last_error.is_some() => "degraded",
                 History::Agreed => "ok",

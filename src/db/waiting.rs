@@ -72,7 +72,7 @@ impl Db {
 
     /// While another process may seal, only what is captured has its TXID.
     fn txid_elsewhere(&self) -> Option<Txid> {
-        if matches!(lock(&self.ship).history, History::Conflict(_)) {
+        if self.is_in_conflict() {
             return None;
         }
         let mut guard = self.capture();
@@ -136,7 +136,7 @@ impl Db {
     /// shipped because the replica holds another history, `Internal` after a fault.
     pub fn sync(&self, timeout: Wait) -> Result<Txid> {
         let done = self.wait_for_storage(timeout);
-        if self.is_faulted() {
+        if self.has_retired() {
             return done;
         }
         if let Some(capture) = self.capture().as_mut() {
