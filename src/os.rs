@@ -115,9 +115,13 @@ pub fn open_read(path: &Path) -> Result<File> {
 /// write and, where the system keeps it, of its creation.
 pub fn size_and_version(file: &File) -> io::Result<(u64, String)> {
     let meta = file.metadata()?;
+    Ok((meta.len(), version_of(&meta)))
+}
+
+fn version_of(meta: &fs::Metadata) -> String {
     // Not the time of change: a second link to the file moves that one.
     let born = meta.created().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-    let version = format!(
+    format!(
         "{:x}-{:x}-{:x}-{:x}.{:x}-{:x}",
         meta.dev(),
         meta.ino(),
@@ -125,8 +129,7 @@ pub fn size_and_version(file: &File) -> io::Result<(u64, String)> {
         meta.mtime(),
         meta.mtime_nsec(),
         born.map_or(0, |t| t.as_nanos())
-    );
-    Ok((meta.len(), version))
+    )
 }
 
 /// Reads the whole of `path`.
@@ -228,6 +231,9 @@ pub struct DirEntry {
     pub changed_ms: i64,
     /// Whether it is a directory.
     pub is_dir: bool,
+    /// Tells it from other files of its name, as [`size_and_version`] does; empty
+    /// for a symbolic link.
+    pub version: String,
 }
 
 /// The entries of `dir`, in no particular order; a missing directory is empty.
@@ -249,6 +255,7 @@ pub fn list_dir(dir: &Path) -> Result<Vec<DirEntry>> {
             modified_ms: unix_ms(meta.mtime(), meta.mtime_nsec()),
             changed_ms: unix_ms(meta.ctime(), meta.ctime_nsec()),
             is_dir: meta.is_dir(),
+            version: if meta.is_symlink() { String::new() } else { version_of(&meta) },
         });
     }
     Ok(out)

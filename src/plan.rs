@@ -87,9 +87,7 @@ pub fn calc_restore_plan(levels: &[Vec<FileInfo>], target: Target) -> Result<Res
         files.push(*snapshot);
     }
     if target != Target::Txid(cover) {
-        let mut candidates: Vec<&FileInfo> =
-            merged.iter().flat_map(|level| level.iter()).filter(|f| eligible(f, target)).collect();
-        candidates.sort_by_key(|f| f.id.min);
+        let candidates = candidates(merged, target);
         cover = extend(&mut files, &candidates, cover);
         if target == Target::Latest {
             check_gap(&candidates, cover)?;
@@ -100,6 +98,44 @@ pub fn calc_restore_plan(levels: &[Vec<FileInfo>], target: Target) -> Result<Res
         _ if files.is_empty() => Err(not_available(target)),
         _ => Ok(RestorePlan { files }),
     }
+}
+
+/// As [`calc_restore_plan`] for [`Target::Latest`], but up to the first gap, if
+/// there is one: also returns the file behind it.
+///
+/// # Errors
+/// `NotFound` when nothing can be restored.
+pub fn calc_reachable_plan(levels: &[Vec<FileInfo>]) -> Result<(RestorePlan, Option<FileInfo>)> {
+    let (merged, snapshots) = split_levels(levels);
+    let mut files: Vec<FileInfo> = snapshots.last().copied().into_iter().collect();
+    let cover = files.last().map_or(Txid::NONE, |f| f.id.max);
+    let candidates = candidates(merged, Target::Latest);
+    let cover = extend(&mut files, &candidates, cover);
+    if files.is_empty() {
+        return Err(not_available(Target::Latest));
+    }
+    Ok((RestorePlan { files }, behind_gap(&candidates, cover).copied()))
+}
+
+/// The files that carry on from the state after `cover`, in the order to apply
+/// them, and the file behind the first gap, if there is one. Snapshots are not
+/// among them.
+pub fn calc_extension(levels: &[Vec<FileInfo>], cover: Txid) -> (Vec<FileInfo>, Option<FileInfo>) {
+    let candidates = candidates(split_levels(levels).0, Target::Latest);
+    let mut files = Vec::new();
+    let cover = extend(&mut files, &candidates, cover);
+    (files, behind_gap(&candidates, cover).copied())
+}
+
+fn candidates(merged: &[Vec<FileInfo>], target: Target) -> Vec<&FileInfo> {
+    let mut candidates: Vec<&FileInfo> =
+        merged.iter().flat_map(|level| level.iter()).filter(|f| eligible(f, target)).collect();
+    candidates.sort_by_key(|f| f.id.min);
+    candidates
+}
+
+fn behind_gap<'a>(candidates: &[&'a FileInfo], cover: Txid) -> Option<&'a FileInfo> {
+    candidates.iter().copied().find(|f| f.id.min.0 > cover.0.saturating_add(1))
 }
 
 fn split_levels(levels: &[Vec<FileInfo>]) -> (&[Vec<FileInfo>], &[FileInfo]) {
@@ -144,7 +180,7 @@ fn rank(file: &FileInfo) -> impl Ord {
 }
 
 fn check_gap(candidates: &[&FileInfo], cover: Txid) -> Result<()> {
-    match candidates.iter().find(|f| f.id.min.0 > cover.0.saturating_add(1)) {
+    match behind_gap(candidates, cover) {
         None => Ok(()),
         Some(next) => Err(Error::new(
             ErrorKind::Corrupt,

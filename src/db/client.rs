@@ -10,8 +10,8 @@ use crate::config::DbConfig;
 use crate::error::Result;
 use crate::ltx::Txid;
 use crate::replica_client::{
-    self, Body, ByteStream, CountingClient, FileId, FileInfo, Piece, ReplicaClient, ReplicaOptions,
-    RequestCounts, Span, Tag, WriteMode,
+    self, Body, ByteStream, CountingClient, FileId, FileInfo, Listed, Piece, ReplicaClient,
+    ReplicaOptions, RequestCounts, Span, Tag, WriteMode,
 };
 
 /// A counted client.
@@ -65,6 +65,10 @@ impl ReplicaClient for Client {
 
     async fn list(&self, level: u8, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>> {
         self.client.list(level, seek, metadata).await
+    }
+
+    async fn list_tagged(&self, level: u8, seek: Txid) -> Result<Vec<Listed>> {
+        self.client.list_tagged(level, seek).await
     }
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Serialize;
 
-use super::{Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, Span, Tag, WriteMode};
+use super::{
+    Body, ByteStream, FileId, FileInfo, Listed, Piece, ReplicaClient, Span, Tag, WriteMode,
+};
 use crate::error::Result;
 use crate::ltx::Txid;
 
@@ -102,6 +104,11 @@ impl<C: ReplicaClient> ReplicaClient for CountingClient<C> {
             add(&self.counts.head, files.len() as u64);
         }
         Ok(files)
+    }
+
+    async fn list_tagged(&self, level: u8, seek: Txid) -> Result<Vec<Listed>> {
+        add(&self.counts.list, 1);
+        self.inner.list_tagged(level, seek).await
     }
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::{Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, Span, Tag, WriteMode};
+use super::{
+    Body, ByteStream, FileId, FileInfo, Listed, Piece, ReplicaClient, Span, Tag, WriteMode,
+};
 use crate::clock::{Clock, Random};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Txid;
@@ -43,6 +45,7 @@ pub struct FaultClient<C> {
     inner: C,
     plan: Mutex<FaultPlan>,
     listed: Mutex<HashMap<u8, Vec<FileInfo>>>,
+    listed_tagged: Mutex<HashMap<u8, Vec<Listed>>>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -50,8 +53,14 @@ pub struct FaultClient<C> {
 impl<C: ReplicaClient> FaultClient<C> {
     /// Faults by `plan`, drawn from `random`; delays pass on `clock`.
     pub fn new(inner: C, plan: FaultPlan, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        let listed = Mutex::new(HashMap::new());
-        FaultClient { inner, plan: Mutex::new(plan), listed, clock, random }
+        FaultClient {
+            inner,
+            plan: Mutex::new(plan),
+            listed: Mutex::default(),
+            listed_tagged: Mutex::default(),
+            clock,
+            random,
+        }
     }
 
     /// Replaces the plan for the operations that start from now on.
@@ -117,6 +126,17 @@ impl<C: ReplicaClient> ReplicaClient for FaultClient<C> {
         let all = self.inner.list(level, Txid::NONE, metadata).await?;
         lock(&self.listed).insert(level, all.clone());
         Ok(all.into_iter().filter(|f| f.id.min >= seek).collect())
+    }
+
+    async fn list_tagged(&self, level: u8, seek: Txid) -> Result<Vec<Listed>> {
+        let plan = self.enter().await?;
+        if self.hit(plan.stale_list) {
+            let earlier = lock(&self.listed_tagged).get(&level).cloned().unwrap_or_default();
+            return Ok(earlier.into_iter().filter(|f| f.info.id.min >= seek).collect());
+        }
+        let all = self.inner.list_tagged(level, Txid::NONE).await?;
+        lock(&self.listed_tagged).insert(level, all.clone());
+        Ok(all.into_iter().filter(|f| f.info.id.min >= seek).collect())
     }
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {

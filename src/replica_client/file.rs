@@ -15,7 +15,8 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use super::{
-    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, SNAPSHOT_LEVEL, Span, Tag, WriteMode,
+    Body, ByteStream, FileId, FileInfo, Listed, Piece, ReplicaClient, SNAPSHOT_LEVEL, Span, Tag,
+    WriteMode,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
@@ -114,18 +115,24 @@ impl ReplicaClient for FileClient {
     }
 
     async fn list(&self, level: u8, seek: Txid, _metadata: bool) -> Result<Vec<FileInfo>> {
+        Ok(self.list_tagged(level, seek).await?.into_iter().map(|f| f.info).collect())
+    }
+
+    async fn list_tagged(&self, level: u8, seek: Txid) -> Result<Vec<Listed>> {
         let dir = self.level_dir(level);
         let entries = blocking(move || os::list_dir(&dir)).await?;
-        let mut files: Vec<FileInfo> = entries
+        let mut files: Vec<Listed> = entries
             .into_iter()
             .filter(|e| !e.is_dir)
             .filter_map(|e| {
                 let id = FileId::parse(level, &e.name)?;
-                Some(FileInfo { id, size: e.size, created_at_ms: e.modified_ms })
+                let info = FileInfo { id, size: e.size, created_at_ms: e.modified_ms };
+                let tag = (!e.version.is_empty()).then(|| Tag::new(e.version));
+                Some(Listed { info, tag })
             })
-            .filter(|f| f.id.min >= seek)
+            .filter(|f| f.info.id.min >= seek)
             .collect();
-        files.sort_unstable_by_key(|f| f.id);
+        files.sort_unstable_by_key(|f| f.info.id);
         Ok(files)
     }
 

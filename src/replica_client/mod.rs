@@ -81,6 +81,15 @@ pub struct FileInfo {
     pub created_at_ms: i64,
 }
 
+/// One file as storage lists it, with its version where listings tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The file; its time is the listing's.
+    pub info: FileInfo,
+    /// Its version.
+    pub tag: Option<Tag>,
+}
+
 /// What [`ReplicaClient::write`] does when the name exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteMode {
@@ -128,6 +137,9 @@ pub trait ReplicaClient: Send + Sync + fmt::Debug {
     /// times are the LTX headers' on every storage that keeps them, at the
     /// price of one request per file on some.
     async fn list(&self, level: u8, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>>;
+
+    /// [`ReplicaClient::list`] without metadata, with the files' versions.
+    async fn list_tagged(&self, level: u8, seek: Txid) -> Result<Vec<Listed>>;
 
     /// The bytes from `offset`, at most `len`; short only where the file ends.
     ///
@@ -198,6 +210,10 @@ impl<C: ReplicaClient + ?Sized> ReplicaClient for Arc<C> {
 
     async fn list(&self, level: u8, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>> {
         (**self).list(level, seek, metadata).await
+    }
+
+    async fn list_tagged(&self, level: u8, seek: Txid) -> Result<Vec<Listed>> {
+        (**self).list_tagged(level, seek).await
     }
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, Span, Tag, WriteMode, holds,
+    Body, ByteStream, FileId, FileInfo, Listed, Piece, ReplicaClient, Span, Tag, WriteMode, holds,
 };
 use crate::clock::{Clock, Random};
 use crate::error::{ErrorKind, Result};
@@ -175,6 +175,10 @@ impl<C: ReplicaClient + Clone + 'static> ReplicaClient for RetryClient<C> {
 
     async fn list(&self, level: u8, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>> {
         self.retrier.repeat(|| self.inner.list(level, seek, metadata)).await
+    }
+
+    async fn list_tagged(&self, level: u8, seek: Txid) -> Result<Vec<Listed>> {
+        self.retrier.repeat(|| self.inner.list_tagged(level, seek)).await
     }
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {

@@ -45,9 +45,9 @@ impl Index {
     /// Lays the pages of `file` over the present ones and gives the database
     /// the size `commit` in pages.
     ///
-    /// Pages of the file beyond the size are not taken. The size of a database
-    /// that shrinks and grows again must be given for each file in between: what
-    /// a shrink cut off does not come back.
+    /// Pages beyond the size are dropped. Of several files it is enough to give
+    /// the last one's size: a page that a shrink cut off and a growth brought back
+    /// without writing it is free, and nobody reads it.
     pub(crate) fn apply(&mut self, file: &Arc<RemoteFile>, commit: Pgno) {
         self.resize(commit);
         let slot = self.free.pop().map_or(self.files.len(), |free| free as usize);

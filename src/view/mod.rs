@@ -11,8 +11,11 @@
 
 #![allow(dead_code)]
 
+pub(crate) mod build;
 pub(crate) mod file;
+pub(crate) mod follow;
 pub(crate) mod index;
+pub(crate) mod load;
 pub(crate) mod state;
 
 pub use state::View;

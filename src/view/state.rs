@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::file::RemoteFile;
 use super::index::Index;
-use crate::ltx::{Pgno, Txid, lock_pgno};
+use crate::ltx::{Header, Pgno, Txid, lock_pgno};
 
 /// Where one page of a view is stored.
 #[derive(Debug, Clone)]
@@ -24,9 +24,8 @@ pub(crate) struct Location {
 /// One state of a replicated database: the newest version of each page after
 /// one transaction. Never changes.
 pub struct View {
-    txid: Txid,
-    page_size: u32,
-    time_ms: i64,
+    newest: Arc<RemoteFile>,
+    header: Header,
     sequence: u32,
     index: Index,
 }
@@ -34,34 +33,39 @@ pub struct View {
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("View")
-            .field("txid", &self.txid)
+            .field("txid", &self.txid())
             .field("commit", &self.commit())
-            .field("page_size", &self.page_size)
+            .field("page_size", &self.page_size())
             .field("sequence", &self.sequence)
             .finish_non_exhaustive()
     }
 }
 
 impl View {
-    /// The state `index` after transaction `txid`, which was made at `time_ms`.
-    pub(crate) fn new(txid: Txid, page_size: u32, time_ms: i64, index: Index) -> View {
-        View { txid, page_size, time_ms, sequence: next_sequence(), index }
+    /// The state `index` after the last transaction of `newest`, a file with this
+    /// header.
+    pub(crate) fn new(newest: Arc<RemoteFile>, header: Header, index: Index) -> View {
+        View { newest, header, sequence: next_sequence(), index }
     }
 
-    /// The same state out of other files: `index` has the same pages.
-    pub(crate) fn relocated(&self, index: Index) -> View {
-        View {
-            txid: self.txid,
-            page_size: self.page_size,
-            time_ms: self.time_ms,
-            sequence: self.sequence,
-            index,
-        }
+    /// The state of `earlier` out of other files: `self` has the same pages.
+    pub(crate) fn in_place_of(self, earlier: &View) -> View {
+        View { sequence: earlier.sequence, ..self }
+    }
+
+    /// The last file of the chain that made the state.
+    pub(crate) fn newest(&self) -> &Arc<RemoteFile> {
+        &self.newest
+    }
+
+    /// Its header.
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
     }
 
     /// The last transaction of the state.
     pub fn txid(&self) -> Txid {
-        self.txid
+        self.newest.id.max
     }
 
     /// Size of the database in pages.
@@ -71,17 +75,17 @@ impl View {
 
     /// Bytes per page.
     pub fn page_size(&self) -> u32 {
-        self.page_size
+        self.header.page_size
     }
 
     /// Size of the database in bytes.
     pub fn size(&self) -> u64 {
-        u64::from(self.commit()) * u64::from(self.page_size)
+        u64::from(self.commit()) * u64::from(self.page_size())
     }
 
     /// When its last transaction was made, in milliseconds since the Unix epoch.
     pub fn time_ms(&self) -> i64 {
-        self.time_ms
+        self.header.timestamp_ms
     }
 
     /// A number that views of one process share only when they show the same
@@ -92,7 +96,7 @@ impl View {
 
     /// The page that holds SQLite's lock bytes, which is never stored.
     pub fn lock_pgno(&self) -> Pgno {
-        lock_pgno(self.page_size)
+        lock_pgno(self.page_size())
     }
 
     /// Where page `pgno` is; none beyond the end, and for the lock page.

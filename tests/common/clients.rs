@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use litestream::ltx::Txid;
 use litestream::replica_client::{
-    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, ReplicaOptions, Span, Tag, WriteMode,
-    open,
+    Body, ByteStream, FileId, FileInfo, Listed, Piece, ReplicaClient, ReplicaOptions, Span, Tag,
+    WriteMode, open,
 };
 use litestream::{Error, ErrorKind, Result};
 
@@ -92,6 +92,11 @@ impl ReplicaClient for Scripted {
     async fn list(&self, level: u8, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>> {
         self.lists.fetch_add(1, Ordering::SeqCst);
         self.inner.list(level, seek, metadata).await
+    }
+
+    async fn list_tagged(&self, level: u8, seek: Txid) -> Result<Vec<Listed>> {
+        self.lists.fetch_add(1, Ordering::SeqCst);
+        self.inner.list_tagged(level, seek).await
     }
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {

@@ -94,6 +94,8 @@ async fn pieces_are_of_one_version(backend: Backend) {
             assert_eq!((piece.size, &piece.tag), (100_000, &whole.tag), "{span:?}");
         }
     }
+    let listed = client.list_tagged(0, Txid::NONE).await.unwrap();
+    assert_eq!((listed[0].info.size, listed[0].tag.as_ref()), (100_000, Some(&whole.tag)));
     let range = client.read_tagged(&file, 10, 20, &whole.tag).await.unwrap();
     assert!(range == first.slice(10..30));
 

@@ -16,7 +16,8 @@ use object_store::path::Path;
 use object_store::{Attribute, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore};
 
 use super::{
-    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, SNAPSHOT_LEVEL, Span, Tag, WriteMode,
+    Body, ByteStream, FileId, FileInfo, Listed, Piece, ReplicaClient, SNAPSHOT_LEVEL, Span, Tag,
+    WriteMode,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Txid;
@@ -136,7 +137,7 @@ impl S3Client {
         }
     }
 
-    async fn list_level(&self, level: u8, seek: Txid) -> Result<Vec<FileInfo>> {
+    async fn list_level(&self, level: u8, seek: Txid) -> Result<Vec<Listed>> {
         let store = self.store()?;
         let prefix = self.level_path(level);
         let mut objects = if seek.0 > 1 {
@@ -147,9 +148,9 @@ impl S3Client {
         };
         let mut files = Vec::new();
         while let Some(object) = self.next_listed(&prefix, &mut objects).await? {
-            files.extend(file_of(level, &prefix, &object).filter(|f| f.id.min >= seek));
+            files.extend(file_of(level, &prefix, &object).filter(|f| f.info.id.min >= seek));
         }
-        files.sort_unstable_by_key(|f| f.id);
+        files.sort_unstable_by_key(|f| f.info.id);
         Ok(files)
     }
 
@@ -279,13 +280,14 @@ async fn gather(mut pieces: ByteStream, wanted: u64) -> Result<Bytes> {
 }
 
 /// The LTX file that `object` below `prefix` is.
-fn file_of(level: u8, prefix: &Path, object: &ObjectMeta) -> Option<FileInfo> {
+fn file_of(level: u8, prefix: &Path, object: &ObjectMeta) -> Option<Listed> {
     let name = object.location.as_ref().strip_prefix(prefix.as_ref())?.strip_prefix('/')?;
-    Some(FileInfo {
+    let info = FileInfo {
         id: FileId::parse(level, name)?,
         size: object.size,
         created_at_ms: object.last_modified.timestamp_millis(),
-    })
+    };
+    Some(Listed { info, tag: object.e_tag.as_deref().map(Tag::new) })
 }
 
 fn timestamp_of(head: &GetResult) -> Option<i64> {
@@ -305,7 +307,8 @@ impl ReplicaClient for S3Client {
     }
 
     async fn list(&self, level: u8, seek: Txid, metadata: bool) -> Result<Vec<FileInfo>> {
-        let files = self.list_level(level, seek).await?;
+        let files = self.list_level(level, seek).await?.into_iter().map(|f| f.info);
+        let files: Vec<FileInfo> = files.collect();
         if !metadata {
             return Ok(files);
         }
@@ -315,6 +318,10 @@ impl ReplicaClient for S3Client {
             .try_filter_map(|file| std::future::ready(Ok(file)))
             .try_collect()
             .await
+    }
+
+    async fn list_tagged(&self, level: u8, seek: Txid) -> Result<Vec<Listed>> {
+        self.list_level(level, seek).await
     }
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {
@@ -356,7 +363,7 @@ impl ReplicaClient for S3Client {
     async fn delete_all(&self) -> Result<()> {
         for level in 0..=SNAPSHOT_LEVEL {
             let files = self.list_level(level, Txid::NONE).await?;
-            let ids: Vec<FileId> = files.into_iter().map(|f| f.id).collect();
+            let ids: Vec<FileId> = files.into_iter().map(|f| f.info.id).collect();
             self.delete(&ids).await?;
         }
         Ok(())

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, stream};
 use litestream::ltx::{Pgno, Txid};
 use litestream::plan::{Target, calc_restore_plan, list_levels};
 use litestream::replica_client::{
-    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, Span, Tag, WriteMode,
+    Body, ByteStream, FileId, FileInfo, Listed, Piece, ReplicaClient, Span, Tag, WriteMode,
 };
 use litestream::restore::{PageSink, ReplayOptions, replay};
 use litestream::{Error, ErrorKind, Result};
@@ -37,6 +37,11 @@ impl ReplicaClient for Frozen {
     async fn list(&self, level: u8, seek: Txid, _: bool) -> Result<Vec<FileInfo>> {
         let all = self.0.values().map(|(info, _)| *info);
         Ok(all.filter(|f| f.id.level == level && f.id.min >= seek).collect())
+    }
+
+    async fn list_tagged(&self, level: u8, seek: Txid) -> Result<Vec<Listed>> {
+        let files = self.list(level, seek, false).await?;
+        Ok(files.into_iter().map(|info| Listed { info, tag: None }).collect())
     }
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {

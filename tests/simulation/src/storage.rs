@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
 use litestream::ltx::{Decoder, Header, Txid, crc64};
 use litestream::replica_client::{
-    Body, ByteStream, FileId, FileInfo, Piece, ReplicaClient, Span, Tag, WriteMode,
+    Body, ByteStream, FileId, FileInfo, Listed, Piece, ReplicaClient, Span, Tag, WriteMode,
 };
 use litestream::tasks::simulated::World as _;
 use litestream::{Error, ErrorKind, Result};
@@ -326,6 +326,11 @@ impl ReplicaClient for StorageClient {
         let found = locked(&world.storage).list(level);
         Self::travel(&world).await;
         Ok(found.into_iter().filter(|f| f.id.min >= seek).collect())
+    }
+
+    async fn list_tagged(&self, level: u8, seek: Txid) -> Result<Vec<Listed>> {
+        let files = self.list(level, seek, false).await?;
+        Ok(files.into_iter().map(|info| Listed { info, tag: None }).collect())
     }
 
     async fn read(&self, id: &FileId, offset: u64, len: Option<u64>) -> Result<Bytes> {

@@ -1,0 +1,387 @@
+//! Following a replica: what the next poll asks for, and what its answer means.
+//!
+//! The next file at level 0 has a name that is known in advance, so one GET asks
+//! for it and brings it. That it is not there can mean that nothing was written
+//! or that it was merged and deleted, so now and then a listing is asked for.
+//!
+//! Before new files are laid over a view it is proven that they belong to its
+//! chain: somebody may have deleted the replica and begun it anew, with the
+//! same names. The proof is one of
+//!
+//! - the file continues the WAL range of the one before it, salts and offset;
+//! - the newest file of the view is still stored, in the same version, after the
+//!   new ones were read;
+//! - a file that ends with the same transaction has the same time and size of
+//!   the database.
+//!
+//! Without a proof the view is built anew from a listing.
+
+use std::time::{Duration, Instant};
+
+use super::build::{Built, Fault, Listing, build_from, gap_text, newest};
+use super::file::RemoteFile;
+use super::load::{Files, Loaded};
+use super::state::View;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ltx::{HEADER_SIZE, Header, Txid};
+use crate::plan::{Target, calc_extension};
+use crate::replica_client::{FileId, FileInfo, Listed, ReplicaClient, SNAPSHOT_LEVEL, Span};
+
+/// After so many polls in a row without a new file one listing is asked for.
+const MISSES_MAX: u32 = 15;
+/// Every so many of these listings all levels are listed.
+const SHORT_LISTS_MAX: u32 = 20;
+/// After a longer pause between polls all levels are listed.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// New files taken by one poll.
+const BURST_MAX: usize = 256;
+/// Larger files are not fetched whole by a poll.
+const PROBE_BYTES: u64 = 1 << 20;
+/// Listings of one poll while files vanish under it.
+const LISTINGS_MAX: u32 = 4;
+/// Polls in a row that must find the chain shorter before that is believed.
+const SHORTER_MAX: u32 = 2;
+
+/// What a poll found.
+pub(crate) struct Found {
+    /// A newer view.
+    pub(crate) view: Option<View>,
+    /// Its new files.
+    pub(crate) loaded: Vec<Loaded>,
+    /// What lies behind the view and cannot be reached, for people.
+    pub(crate) gap: Option<String>,
+    /// The chain of the view before is gone, for people.
+    pub(crate) restarted: Option<String>,
+}
+
+impl Found {
+    fn nothing(gap: Option<String>) -> Found {
+        Found { view: None, loaded: Vec::new(), gap, restarted: None }
+    }
+}
+
+/// What is remembered from poll to poll.
+#[derive(Debug, Default)]
+pub(crate) struct Follow {
+    /// Polls without a new file since the last one or the last listing.
+    misses: u32,
+    short_lists: u32,
+    failed: bool,
+    shorter: u32,
+    polled: Option<Instant>,
+    gap: Option<String>,
+    /// A file that ends the view's chain and is stored, when it is not the
+    /// newest file of the view any more.
+    anchor: Option<(FileId, Txid)>,
+}
+
+impl Follow {
+    /// Looks for what comes after `view`.
+    ///
+    /// # Errors
+    /// Of storage; `Corrupt` when the next file is damaged. The next poll lists.
+    pub(crate) async fn poll(&mut self, files: &Files, view: &View, now: Instant) -> Result<Found> {
+        let paused = self.polled.is_some_and(|polled| now.duration_since(polled) > PAUSE_MAX);
+        self.polled = Some(now);
+        let found = if self.failed || paused {
+            self.list(files, view).await
+        } else if self.misses >= MISSES_MAX {
+            self.list_shortly(files, view).await
+        } else {
+            self.probe(files, view).await
+        };
+        self.failed = found.is_err();
+        if let Ok(found) = &found {
+            self.gap.clone_from(&found.gap);
+        }
+        found
+    }
+
+    /// The next poll lists all levels.
+    pub(crate) fn distrust(&mut self) {
+        self.failed = true;
+    }
+
+    /// Asks for the next files at level 0 by their names.
+    async fn probe(&mut self, files: &Files, view: &View) -> Result<Found> {
+        let mut loaded: Vec<Loaded> = Vec::new();
+        let mut next = view.txid().next();
+        while loaded.len() < BURST_MAX {
+            match probe_one(files, next).await {
+                Ok(Some(file)) => loaded.push(file),
+                Ok(None) => break,
+                // What came before it is not held back.
+                Err(_) if !loaded.is_empty() => break,
+                Err(e) => return Err(e),
+            }
+            next = next.next();
+        }
+        if loaded.is_empty() {
+            self.misses += 1;
+            return Ok(Found::nothing(self.gap.clone()));
+        }
+        if !continues(view.header(), &loaded) && !is_stored(files, view.newest()).await? {
+            return self.list(files, view).await;
+        }
+        match extended(view, &loaded) {
+            Some(view) => {
+                (self.misses, self.short_lists, self.anchor) = (0, 0, None);
+                Ok(Found { view: Some(view), loaded, gap: None, restarted: None })
+            }
+            None => self.list(files, view).await,
+        }
+    }
+
+    /// One listing that tells whether the end of the chain is what it was.
+    async fn list_shortly(&mut self, files: &Files, view: &View) -> Result<Found> {
+        if self.short_lists >= SHORT_LISTS_MAX {
+            return self.list(files, view).await;
+        }
+        let end = self.anchor.filter(|anchor| anchor.1 == view.txid()).map(|anchor| anchor.0);
+        let end = end.unwrap_or(view.newest().id);
+        let listed = list_from(files, end.level, end.min).await?;
+        let has_end = listed.iter().any(|file| {
+            let other = file.tag.as_ref().is_some_and(|tag| *tag != view.newest().tag);
+            file.info.id == end && !(other && end == view.newest().id)
+        });
+        let goes_on = |files: &[Listed]| files.iter().any(|f| f.info.id.max > view.txid());
+        if !has_end || goes_on(&listed) {
+            return self.list(files, view).await;
+        }
+        if end.level > 0 && goes_on(&list_from(files, 0, view.txid().next()).await?) {
+            return self.list(files, view).await;
+        }
+        self.misses = 0;
+        self.short_lists += 1;
+        Ok(Found::nothing(self.gap.clone()))
+    }
+
+    /// Lists all levels and goes on from there, or begins anew.
+    async fn list(&mut self, files: &Files, view: &View) -> Result<Found> {
+        let mut listings = 1;
+        let found = loop {
+            let listing = Listing::fetch(files, false).await?;
+            match self.from_listing(files, view, &listing).await {
+                Err(Fault::Gone(_)) if listings < LISTINGS_MAX => listings += 1,
+                found => break found?,
+            }
+        };
+        (self.misses, self.short_lists) = (0, 0);
+        Ok(found)
+    }
+
+    async fn from_listing(
+        &mut self,
+        files: &Files,
+        view: &View,
+        listing: &Listing,
+    ) -> std::result::Result<Found, Fault> {
+        if listing.is_empty() {
+            return Err(Fault::Other(emptied(files, view)));
+        }
+        let Some(end) = self.chain_end(files, view, listing).await.map_err(Fault::Other)? else {
+            return self.anew(files, view, listing).await;
+        };
+        self.anchor = (end != view.newest().id).then_some((end, view.txid()));
+        let (extension, behind) = calc_extension(&listing.infos(), view.txid());
+        let gap = |cover| behind.map(|file| gap_text(cover, file.id.min));
+        if extension.is_empty() {
+            if listing.newest() > view.txid() {
+                // A snapshot may lie behind the gap.
+                let built = build_from(files, listing, Target::Latest).await?;
+                if built.view.txid() > view.txid() {
+                    return Ok(found(built, None));
+                }
+            }
+            self.shorter = 0;
+            return Ok(Found::nothing(gap(view.txid())));
+        }
+        let loaded = load(files, listing, &extension).await?;
+        match extended(view, &loaded) {
+            Some(view) => {
+                self.shorter = 0;
+                let gap = gap(view.txid());
+                Ok(Found { view: Some(view), loaded, gap, restarted: None })
+            }
+            None => self.anew(files, view, listing).await,
+        }
+    }
+
+    /// A listed file that ends the chain of `view`, and belongs to it.
+    async fn chain_end(
+        &self,
+        files: &Files,
+        view: &View,
+        listing: &Listing,
+    ) -> Result<Option<FileId>> {
+        if replaced_file(view, listing).is_some() {
+            return Ok(None);
+        }
+        let newest = view.newest();
+        match listing.has(newest) {
+            Some(true) => return Ok(Some(newest.id)),
+            // Listings of this storage tell no versions.
+            None if is_stored(files, newest).await? => return Ok(Some(newest.id)),
+            _ => {}
+        }
+        let ends = listing.all().map(|f| f.info.id);
+        for id in ends.filter(|id| id.max == view.txid() && id.level < SNAPSHOT_LEVEL) {
+            if let Some(header) = header_of(files, &id).await?
+                && same_state(view, &header)
+            {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The view out of the listing alone.
+    async fn anew(
+        &mut self,
+        files: &Files,
+        view: &View,
+        listing: &Listing,
+    ) -> std::result::Result<Found, Fault> {
+        let built = build_from(files, listing, Target::Latest).await?;
+        if built.view.txid() < view.txid() {
+            self.shorter += 1;
+            let stored = is_stored(files, view.newest()).await.map_err(Fault::Other)?;
+            if stored || self.shorter < SHORTER_MAX {
+                return Err(Fault::Other(shorter(files, view, built.view.txid())));
+            }
+        }
+        self.shorter = 0;
+        self.anchor = None;
+        let why = match replaced_file(view, listing) {
+            Some(id) => format!("{id} is another file than before"),
+            None if built.view.txid() < view.txid() => "its newest files are gone".to_owned(),
+            // Merged and deleted while nobody looked: most likely the same chain.
+            None => return Ok(found(built, None)),
+        };
+        let txid = built.view.txid();
+        let text = format!("the chain was begun anew ({why}); it is at transaction {txid} now");
+        Ok(found(built, Some(text)))
+    }
+}
+
+fn found(built: Built, restarted: Option<String>) -> Found {
+    Found { view: Some(built.view), loaded: built.loaded, gap: built.gap, restarted }
+}
+
+/// The file at level 0 with exactly the transaction `txid`; none when there is none.
+async fn probe_one(files: &Files, txid: Txid) -> Result<Option<Loaded>> {
+    let id = FileId::new(0, txid, txid);
+    let read = || files.client().read_prefix(&id, Some(PROBE_BYTES));
+    let piece = match files.retrier().repeat(read).await {
+        Ok(piece) => piece,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    if piece.bytes.len() as u64 == piece.size {
+        return files.of_whole(&id, piece).map(Some);
+    }
+    let info = FileInfo { id, size: piece.size, created_at_ms: 0 };
+    let listed = Listed { info, tag: Some(piece.tag) };
+    Ok(files.load(&[listed]).await?.pop())
+}
+
+async fn load(
+    files: &Files,
+    listing: &Listing,
+    infos: &[FileInfo],
+) -> std::result::Result<Vec<Loaded>, Fault> {
+    files.load(&listing.listed(infos)).await.map_err(|e| match e.kind() {
+        ErrorKind::NotFound => Fault::Gone(e),
+        _ => Fault::Other(e),
+    })
+}
+
+/// `view` with `loaded` laid over it; none when that is another database.
+fn extended(view: &View, loaded: &[Loaded]) -> Option<View> {
+    let (newest, header) = newest(loaded)?;
+    if header.page_size != view.page_size() {
+        return None;
+    }
+    let mut index = view.index().clone();
+    for Loaded { file, .. } in loaded {
+        index.apply(file, header.commit);
+    }
+    Some(View::new(newest, header, index))
+}
+
+/// Whether each of `loaded` carries on the WAL range of the one before it.
+fn continues(before: &Header, loaded: &[Loaded]) -> bool {
+    let mut before = *before;
+    loaded.iter().all(|file| {
+        let Some(next) = file.header else { return false };
+        let same_wal = (next.wal_salt1, next.wal_salt2) == (before.wal_salt1, before.wal_salt2);
+        let carries_on = before.wal_offset.checked_add(before.wal_size) == Some(next.wal_offset);
+        let proven = before.wal_size > 0 && same_wal && carries_on;
+        before = next;
+        proven
+    })
+}
+
+/// Whether exactly this file is still in storage.
+pub(crate) async fn is_stored(files: &Files, file: &RemoteFile) -> Result<bool> {
+    let span = Span::Range { offset: 0, len: 1 };
+    let read = || files.client().read_piece(&file.id, span, Some(&file.tag));
+    match files.retrier().repeat(read).await {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+async fn header_of(files: &Files, id: &FileId) -> Result<Option<Header>> {
+    let read = || files.client().read_prefix(id, Some(HEADER_SIZE as u64));
+    match files.retrier().repeat(read).await {
+        Ok(piece) => Header::decode(&piece.bytes).map(Some),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether a file with this header, which ends with the view's transaction, ends
+/// the same chain: merged files keep the time of their last transaction.
+pub(crate) fn same_state(view: &View, header: &Header) -> bool {
+    header.max_txid == view.txid()
+        && header.timestamp_ms == view.time_ms()
+        && header.commit == view.commit()
+        && header.page_size == view.page_size()
+}
+
+/// A file of the view whose name is another file's now.
+fn replaced_file(view: &View, listing: &Listing) -> Option<FileId> {
+    let mut known = std::collections::HashMap::new();
+    known.extend(view.index().files().map(|file| (file.id, file)));
+    known.insert(view.newest().id, view.newest());
+    let other = |listed: &&Listed| {
+        let file = known.get(&listed.info.id);
+        let tag = listed.tag.as_ref();
+        file.zip(tag).is_some_and(|(file, tag)| file.tag != *tag)
+    };
+    listing.all().find(other).map(|listed| listed.info.id)
+}
+
+async fn list_from(files: &Files, level: u8, seek: Txid) -> Result<Vec<Listed>> {
+    files.retrier().repeat(|| files.client().list_tagged(level, seek)).await
+}
+
+fn emptied(files: &Files, view: &View) -> Error {
+    let text = format!(
+        "replica {} is empty now: what was read of it ends with transaction {}",
+        files.client().url(),
+        view.txid()
+    );
+    Error::new(ErrorKind::NotFound, text)
+}
+
+fn shorter(files: &Files, view: &View, txid: Txid) -> Error {
+    let text = format!(
+        "the listing of replica {} ends with transaction {txid}, but {} was read already",
+        files.client().url(),
+        view.txid()
+    );
+    Error::new(ErrorKind::Transient, text)
+}
