@@ -106,6 +106,19 @@ impl FileIndex {
         Some(IndexEntry { pgno: self.pgno(position), offset, size })
     }
 
+    /// The position of the first frame that begins at `offset` or behind it.
+    pub(crate) fn position_from(&self, offset: u64) -> usize {
+        let Some(base) = self.offsets.partition_point(|at| *at <= offset).checked_sub(1) else {
+            return 0;
+        };
+        let (mut position, mut at) = (base * STRIDE, self.offsets[base]);
+        while at < offset && position < self.len() {
+            at += u64::from(self.sizes[position]);
+            position += 1;
+        }
+        position
+    }
+
     /// The position of page `pgno`.
     pub(crate) fn find(&self, pgno: Pgno) -> Option<usize> {
         match &self.pages {
@@ -175,7 +188,10 @@ mod tests {
         for (position, entry) in source.iter().enumerate() {
             assert_eq!(index.get(position), Some(entry));
             assert_eq!(index.find(entry.pgno), Some(position));
+            assert_eq!(index.position_from(entry.offset), position);
+            assert_eq!(index.position_from(entry.offset + 1), position + 1);
         }
+        assert_eq!(index.position_from(0), 0);
         assert_eq!(index.get(pages.len()), None);
         for pgno in 0..pages.last().copied().unwrap_or(0) + 3 {
             assert_eq!(index.find(pgno).is_some(), pages.contains(&pgno), "{pgno}");

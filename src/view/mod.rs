@@ -6,16 +6,29 @@
 //! | [`file`] | one stored file of one version, and where its pages lie |
 //! | [`index`] | which file holds the newest version of each page |
 //! | [`state`] | a view: one state of the database, immutable |
+//! | [`page_cache`] | decoded pages, shared by all connections, bounded by bytes |
+//! | `ranges` | fetched and not decoded yet; one request per chunk of a file |
+//! | `download` | the requests: how many at once, how slow before another is sent |
+//! | `btree`, [`prefetch`] | what is likely to be read next |
+//! | [`fetch`] | a page for a connection: from the cache, a range, or storage |
 //!
 //! Knows nothing of capture, and nothing of SQLite but page numbers.
 
 #![allow(dead_code)]
 
+mod btree;
 pub(crate) mod build;
+mod download;
+pub(crate) mod fetch;
 pub(crate) mod file;
 pub(crate) mod follow;
 pub(crate) mod index;
 pub(crate) mod load;
+pub(crate) mod page_cache;
+pub(crate) mod prefetch;
+mod ranges;
 pub(crate) mod state;
+#[cfg(test)]
+mod testing;
 
 pub use state::View;
