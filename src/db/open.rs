@@ -63,6 +63,15 @@ pub(crate) fn replica_hash(client: &Client) -> u64 {
     crc64(client.identity().as_bytes())
 }
 
+/// `EIO` of every Unix.
+const EIO: i32 = 5;
+
+/// The device of our directory is full or broken, which says nothing of the settings.
+fn is_disk_trouble(e: &Error) -> bool {
+    let source = std::error::Error::source(e).and_then(|s| s.downcast_ref::<std::io::Error>());
+    e.kind() == ErrorKind::Full || source.is_some_and(|s| s.raw_os_error() == Some(EIO))
+}
+
 /// How long an open waits for another process's batch.
 const OPEN_WAIT: Duration = Duration::from_millis(100);
 
@@ -123,9 +132,9 @@ impl Db {
         let ready = os::create_private_dir(&db.meta_dir, db.owner)
             .and_then(|()| db.open_capture(OPEN_WAIT));
         match ready {
-            // The application needs no room of ours: what the record lacks is
-            // proven, or found to be a gap, by the first batch that has some.
-            Err(e) if e.kind() == ErrorKind::Full => {
+            // The application needs nothing of ours: what the record lacks is proven,
+            // or found to be a gap, by the first batch that has room and can read.
+            Err(e) if is_disk_trouble(&e) => {
                 db.log(Level::Error, &e.to_string());
                 db.set_error(format!("{e}; commits stay in the WAL and are captured later"));
             }
