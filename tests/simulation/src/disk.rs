@@ -103,12 +103,13 @@ enum Rename {
     Move(String, String),
 }
 
-/// What goes wrong with writes for a while.
+/// What goes wrong for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// `ENOSPC`, after some of the bytes.
+    /// Writes: `ENOSPC`, after some of the bytes.
     Full,
-    /// `EIO`, after some of the bytes.
+    /// Writes: `EIO`, after some of the bytes; in the library's own directory also
+    /// reads, fsyncs, and whatever changes a name or a length.
     Broken,
 }
 
@@ -128,7 +129,7 @@ pub struct Fault {
     pub trouble: Trouble,
     /// Where.
     pub place: Place,
-    /// One write in this many fails.
+    /// One operation in this many fails.
     pub one_in: u64,
 }
 
@@ -145,8 +146,10 @@ pub struct Disk {
     tick: i64,
     /// Trouble under way.
     pub fault: Option<Fault>,
-    /// Writes that failed so far.
+    /// Operations that failed so far.
     pub faults_hit: u64,
+    /// Those of them that met SQLite's files.
+    pub host_faults_hit: u64,
 }
 
 fn errno(code: i32) -> io::Error {
@@ -177,6 +180,7 @@ impl Disk {
             tick: 0,
             fault: None,
             faults_hit: 0,
+            host_faults_hit: 0,
         }
     }
 
@@ -275,8 +279,33 @@ impl Disk {
             return None;
         }
         self.faults_hit += 1;
+        self.host_faults_hit += u64::from(place == Place::Host);
         let written = self.rng.range(0, len as u64 + 1) as usize / SECTOR * SECTOR;
         Some((written.min(len), if fault.trouble == Trouble::Full { ENOSPC } else { EIO }))
+    }
+
+    /// The process that has the write lock of the WAL beside database `ino`.
+    pub fn wal_writer(&self, ino: Ino) -> Option<u32> {
+        let shm = self.inodes.get(&ino)?.shm.as_ref()?;
+        let (handle, _) = shm.locks.iter().find(|(_, (_, exclusive))| exclusive & 1 != 0)?;
+        self.handles.get(handle).map(|(process, _)| *process)
+    }
+
+    /// Whether another operation of the library on a file of its own fails now.
+    fn refuses(&mut self, path: &str) -> io::Result<()> {
+        let broken = self.fault.is_some_and(|f| f.trouble == Trouble::Broken);
+        if broken && is_spool(path) && self.trouble(path, 0).is_some() {
+            return Err(errno(EIO));
+        }
+        Ok(())
+    }
+
+    /// An fsync that fails: as on Linux what was to be written is taken for
+    /// written then, and a power loss takes it.
+    fn lose(&mut self, ino: Ino) {
+        let inode = self.inode(ino);
+        inode.pending.clear();
+        inode.pending_bytes = 0;
     }
 
     /// Writes, perhaps only a part.
@@ -473,12 +502,16 @@ impl DiskTrait for DiskView {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let world = step()?;
-        if locked(&world.disk).unlink(&text(path)) { Ok(()) } else { Err(errno(ENOENT)) }
+        let mut disk = locked(&world.disk);
+        disk.refuses(&text(path))?;
+        if disk.unlink(&text(path)) { Ok(()) } else { Err(errno(ENOENT)) }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let world = step()?;
-        if locked(&world.disk).rename(&text(from), &text(to)) { Ok(()) } else { Err(errno(ENOENT)) }
+        let mut disk = locked(&world.disk);
+        disk.refuses(&text(from))?;
+        if disk.rename(&text(from), &text(to)) { Ok(()) } else { Err(errno(ENOENT)) }
     }
 }
 
@@ -502,6 +535,7 @@ impl DiskFile for OpenFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let world = step()?;
         let mut disk = locked(&world.disk);
+        disk.refuses(&self.path)?;
         let live = &disk.inode(self.ino).live;
         let from = live.len().min(offset as usize);
         let n = buf.len().min(live.len() - from);
@@ -522,7 +556,9 @@ impl DiskFile for OpenFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let world = step()?;
         let now_ns = world.now_ns();
-        locked(&world.disk).resize(self.ino, len, now_ns);
+        let mut disk = locked(&world.disk);
+        disk.refuses(&self.path)?;
+        disk.resize(self.ino, len, now_ns);
         Ok(())
     }
 
@@ -562,7 +598,12 @@ impl DiskFile for OpenFile {
     fn sync(&self) -> io::Result<()> {
         let world = step()?;
         world.fsync_pause();
-        locked(&world.disk).sync(self.ino);
+        let mut disk = locked(&world.disk);
+        if let Err(e) = disk.refuses(&self.path) {
+            disk.lose(self.ino);
+            return Err(e);
+        }
+        disk.sync(self.ino);
         Ok(())
     }
 }

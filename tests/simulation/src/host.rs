@@ -142,7 +142,7 @@ impl File {
     /// Locks of this handle may have been committed under: the observer looks.
     fn observe(&self, world: &Arc<World>) {
         if self.is_main && !self.is_private() {
-            oracle::observe(world, &self.path);
+            oracle::observe(world, &self.path, true);
         }
     }
 

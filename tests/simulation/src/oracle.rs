@@ -31,6 +31,8 @@ pub struct Oracle {
     checks: u64,
     /// Number of each process's newest commit.
     newest_of: BTreeMap<u32, usize>,
+    /// A commit that readers see already, and the process that is about to end it.
+    early: Option<(u32, usize)>,
 }
 
 /// The published end of a WAL.
@@ -76,6 +78,11 @@ impl Oracle {
     /// same state, made again after a power loss, leads to the same one.
     pub fn last_place(&self, digest: &Digest) -> Option<usize> {
         self.places.get(digest)?.last().copied()
+    }
+
+    /// Pages (from 0) in which `image` differs from the newest state.
+    pub fn differences(&self, image: &Image) -> Vec<usize> {
+        self.image.differences(image)
     }
 
     fn commit(&mut self) -> bool {
@@ -127,11 +134,15 @@ fn page_size_of(file: &[u8]) -> Option<u32> {
     Some(if raw == 1 { 65536 } else { raw }).filter(|_| file.starts_with(b"SQLite format 3\0"))
 }
 
-/// Something may have been committed just now.
-pub fn observe(world: &Arc<World>, path: &str) {
+/// Something may have been committed just now. `finished`: by the caller, who
+/// gives his lock back; else by whoever has it.
+pub fn observe(world: &Arc<World>, path: &str, finished: bool) {
     let mut oracle = locked(&world.oracle);
     if oracle.path != path {
         return;
+    }
+    if finished && let Some((_, number)) = oracle.early.take_if(|e| e.0 == world.process()) {
+        oracle.newest_of.insert(world.process(), number);
     }
     let mut disk = locked(&world.disk);
     let found = published(&mut disk, path).filter(|p| p.mx_frame > 0);
@@ -157,6 +168,11 @@ pub fn observe(world: &Arc<World>, path: &str) {
             (None, None) => return,
         };
         oracle.image = Image::of(file, page_size);
+        // A commit outside WAL mode cuts the file last.
+        if found.is_none() && be(file, 24) == be(file, 92) && be(file, 28) > 0 {
+            let size = (be(file, 28) as usize).min(file.len() / page_size as usize);
+            oracle.image.resize(size);
+        }
     }
     if let Some(p) = found {
         let wal = disk.content(&format!("{path}-wal")).unwrap_or_default();
@@ -177,7 +193,12 @@ pub fn observe(world: &Arc<World>, path: &str) {
     let committed = oracle.commit();
     let number = oracle.commits.len();
     if committed {
-        oracle.newest_of.insert(world.process(), number);
+        if finished {
+            oracle.newest_of.insert(world.process(), number);
+        } else {
+            let writer = disk.find(path).and_then(|ino| disk.wal_writer(ino));
+            oracle.early = writer.map(|process| (process, number));
+        }
     }
     drop((oracle, disk));
     if committed {
@@ -254,7 +275,7 @@ fn look(world: &Arc<World>, adopt: bool) {
             return;
         }
         // A commit whose writer has not given its lock back yet is one for readers.
-        observe(world, &path);
+        observe(world, &path, false);
     }
     let Some(private) = copy(world, &path) else { return };
     let read = read_plainly(&private);

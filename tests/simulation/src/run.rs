@@ -100,8 +100,8 @@ pub struct Plan {
     pub incidents: &'static [Incident],
     /// Commits between two incidents, least and most.
     pub rest: (u64, u64),
-    /// A conflict is answered by adopting the local database.
-    pub adopt: bool,
+    /// Transactions also write another database, which is not replicated.
+    pub attached: bool,
     /// Settings in the URI of the database.
     pub options: String,
 }
@@ -140,10 +140,10 @@ impl Plan {
             spool_trouble: rng.chance(1, 3),
             host_trouble: rng.chance(1, 4),
             journals: rng.chance(1, 4),
+            attached: rng.chance(1, 4),
             storage,
             incidents: INCIDENTS,
             rest: (10, 110),
-            adopt: false,
             options: format!("sync_interval={interval}&page_format={form}&spool_bytes_max={spool}"),
         }
     }
@@ -151,8 +151,7 @@ impl Plan {
     /// The URI of the replicated database.
     pub fn uri(&self) -> String {
         format!(
-            "file:{DATABASE}?vfs=litestream&replica_url=sim%3A%2F%2Fbucket%2Fapp&adopt={}&{}",
-            u8::from(self.adopt),
+            "file:{DATABASE}?vfs=litestream&replica_url=sim%3A%2F%2Fbucket%2Fapp&{}",
             self.options
         )
     }
@@ -162,9 +161,20 @@ impl Plan {
         format!("file:{DATABASE}?vfs=host")
     }
 
-    /// Whether SQLite's own files fail at times.
-    pub fn is_troubled(&self, _: &World) -> bool {
-        self.host_trouble
+    /// Faults that it must at least have met to count.
+    fn faults_min(&self) -> u64 {
+        self.commits / 100
+    }
+
+    fn has(&self, incident: Incident) -> bool {
+        match incident {
+            Incident::PowerLoss => self.power,
+            Incident::SpoolTrouble => self.spool_trouble,
+            Incident::HostTrouble => self.host_trouble,
+            Incident::Foreigner => self.foreigners,
+            Incident::Vanish => self.vanish,
+            Incident::Crash | Incident::Stop | Incident::Exit | Incident::Outage => true,
+        }
     }
 }
 
@@ -255,7 +265,7 @@ impl Driver {
     fn run(&mut self) {
         let mut incidents =
             self.plan.commits / (self.plan.rest.0 + self.plan.rest.1).div_ceil(2).max(1);
-        while self.commits() < self.plan.commits && self.world.failure().is_none() {
+        while self.is_unfinished() && self.world.failure().is_none() {
             while (self.processes.len() as u64) < self.plan.processes {
                 self.start_process(true);
             }
@@ -266,25 +276,40 @@ impl Driver {
                 break;
             }
             oracle::verify(&self.world);
-            if incidents > 0 {
-                incidents -= 1;
+            if incidents > 0 || self.happened() < self.plan.faults_min() {
+                incidents = incidents.saturating_sub(1);
                 self.incident();
             }
         }
     }
 
+    fn is_unfinished(&self) -> bool {
+        self.commits() < self.plan.commits || self.happened() < self.plan.faults_min()
+    }
+
+    /// Faults so far.
+    fn happened(&self) -> u64 {
+        let storage = locked(&self.world.storage);
+        let disk = locked(&self.world.disk).faults_hit;
+        self.faults.values().sum::<u64>() + storage.hit.values().sum::<u64>() + disk
+    }
+
     fn incident(&mut self) {
-        match self.rng.pick(self.plan.incidents) {
+        let all = self.plan.incidents.iter().copied();
+        let possible: Vec<Incident> = all.filter(|i| self.plan.has(*i)).collect();
+        if possible.is_empty() {
+            return;
+        }
+        match self.rng.pick(&possible) {
             Incident::Crash => self.crash(),
             Incident::Stop => self.stop_one(false),
             Incident::Exit => self.stop_one(true),
             Incident::Outage => self.outage(),
-            Incident::PowerLoss if self.plan.power => self.power_loss(),
-            Incident::SpoolTrouble if self.plan.spool_trouble => self.trouble(Place::Spool),
-            Incident::HostTrouble if self.plan.host_trouble => self.trouble(Place::Host),
-            Incident::Foreigner if self.plan.foreigners => self.foreigner(),
-            Incident::Vanish if self.plan.vanish => self.vanish(),
-            _ => {}
+            Incident::PowerLoss => self.power_loss(),
+            Incident::SpoolTrouble => self.trouble(Place::Spool),
+            Incident::HostTrouble => self.trouble(Place::Host),
+            Incident::Foreigner => self.foreigner(),
+            Incident::Vanish => self.vanish(),
         }
     }
 
@@ -460,17 +485,24 @@ impl Driver {
         {
             let storage = locked(&world.storage);
             for (name, n) in &storage.hit {
-                faults.insert((*name).to_owned(), *n);
+                *faults.entry((*name).to_owned()).or_default() += n;
             }
         }
         if disk_faults > 0 {
-            faults.insert("disk write failed".to_owned(), disk_faults);
+            faults.insert("disk fault".to_owned(), disk_faults);
         }
         let (commits, checks) = {
             let oracle = locked(&world.oracle);
             (oracle.commits() as u64, oracle.checks())
         };
         let files = locked(&world.storage).links().len() as u64;
+        let (least, happened) = (self.plan.faults_min(), faults.values().sum::<u64>());
+        if world.failure().is_none() && (commits < self.plan.commits || happened < least) {
+            world.fail(&format!(
+                "it did too little: {commits} of {} commits, {happened} of {least} faults",
+                self.plan.commits
+            ));
+        }
         let report = Report {
             seed: self.plan.seed,
             commits,

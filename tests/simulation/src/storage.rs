@@ -19,7 +19,9 @@ use litestream::tasks::simulated::World as _;
 use litestream::{Error, ErrorKind, Result};
 
 use crate::image::{Digest, Image, hash};
+use crate::oracle;
 use crate::rng::Rng;
+use crate::run::DATABASE;
 use crate::world::{OBSERVER, World, current, locked};
 
 /// What goes wrong, each in so many of a thousand requests.
@@ -161,6 +163,9 @@ fn info(key: &Key, object: &Object) -> FileInfo {
 
 /// Stores an object and holds the chain against what was committed.
 fn put(world: &Arc<World>, id: &FileId, data: &Bytes, mode: WriteMode) -> Result<FileInfo> {
+    // A commit that a reader sees already may be here before its writer gives
+    // his lock back: while he commits to an attached database, say.
+    oracle::observe(world, DATABASE, false);
     let key = (id.level, id.min.0, id.max.0);
     let created_ms = world.wall_ms();
     let mut storage = locked(&world.storage);
@@ -203,9 +208,11 @@ fn extend(
             Ok(link)
         }
         None => Err(format!(
-            "the state ({} pages) was not committed at or after commit {}{}",
+            "the state ({} pages) was not committed at or after commit {}, it differs from the \
+             newest one in pages (from 0) {:?}{}",
             digest.pages,
             from + 1,
+            oracle.differences(&storage.image),
             match oracle.place(&digest, 0) {
                 Some(place) => format!(", it is commit {}", place + 1),
                 None => String::new(),

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
-use crate::disk::Place;
 use crate::rng::Rng;
 use crate::run::Plan;
 use crate::world::{World, locked};
+
+/// A database that is attached and not replicated.
+const SIDE: &str = "/data/side.db";
 
 /// What an application process is told, and tells.
 #[derive(Default)]
@@ -28,6 +30,8 @@ pub struct Session {
     rng: Rng,
     /// Uses the library.
     with_library: bool,
+    /// Faults of the host's disk before the present action.
+    host_faults: u64,
 }
 
 /// How an action ended.
@@ -56,7 +60,13 @@ impl Session {
             control: Arc::clone(control),
             rng: Rng::new(seed),
             with_library,
+            host_faults: 0,
         }
+    }
+
+    /// Another action begins.
+    fn begin(&mut self) {
+        self.host_faults = locked(&self.world.disk).host_faults_hit;
     }
 
     /// Opens, works and closes until it is told to stop.
@@ -95,6 +105,7 @@ impl Session {
     }
 
     fn open(&mut self) -> rusqlite::Result<Connection> {
+        self.begin();
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_URI
@@ -119,6 +130,12 @@ impl Session {
             "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, k INTEGER, v BLOB); \
              CREATE INDEX IF NOT EXISTS i ON t(k);",
         )?;
+        if self.plan.attached {
+            db.execute_batch(&format!(
+                "ATTACH 'file:{SIDE}?vfs=host' AS side; \
+                 CREATE TABLE IF NOT EXISTS side.s(id INTEGER PRIMARY KEY, v BLOB);"
+            ))?;
+        }
         self.world.tell(&format!(
             "opened, cache {cache}, autocheckpoint {checkpoint}, synchronous {synchronous}"
         ));
@@ -131,25 +148,18 @@ impl Session {
             return Outcome::Dead;
         }
         let code = e.sqlite_error_code();
+        // SQLite ends the transaction of a change to WAL mode late when there is
+        // an attached database.
+        let late = what == "checkpoint" && self.plan.attached;
         let busy =
-            matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::FileLockingProtocolFailed));
-        let trouble = self.plan.is_troubled(&self.world)
+            matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::FileLockingProtocolFailed))
+                || (late && code == Some(ErrorCode::DatabaseLocked));
+        let met = locked(&self.world.disk).host_faults_hit > self.host_faults;
+        let trouble = met
             && matches!(
                 code,
-                Some(
-                    ErrorCode::DiskFull
-                        | ErrorCode::SystemIoFailure
-                        | ErrorCode::CannotOpen
-                        | ErrorCode::DatabaseCorrupt
-                )
+                Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)
             );
-        let refused = what == "open"
-            && code == Some(ErrorCode::CannotOpen)
-            && locked(&self.world.disk).fault.is_some_and(|f| f.place == Place::Spool);
-        if refused {
-            self.world.tell(&format!("{what}: {e}"));
-            return Outcome::Trouble;
-        }
         if busy {
             self.world.tell(&format!("{what}: busy ({e})"));
             return Outcome::Busy;
@@ -163,6 +173,7 @@ impl Session {
     }
 
     fn act(&mut self, db: &Connection) -> Outcome {
+        self.begin();
         let kind = self.rng.range(0, 100);
         let (what, result) = match kind {
             0..70 => ("transaction", self.transaction(db)),
@@ -253,6 +264,10 @@ impl Session {
                 self.change(db)?;
             }
         }
+        if self.plan.attached && self.rng.chance(1, 3) {
+            let (id, v) = (self.rng.range(1, 20) as i64, self.blob());
+            db.execute("INSERT OR REPLACE INTO side.s(id, v) VALUES(?, ?)", params![id, v])?;
+        }
         db.execute_batch("COMMIT")?;
         self.committed();
         Ok(())
@@ -287,7 +302,8 @@ impl Session {
 
     fn journal_mode(&mut self, db: &Connection) -> rusqlite::Result<()> {
         let mode = self.rng.pick(&["WAL", "WAL", "DELETE", "TRUNCATE", "PERSIST"]);
-        let now: String = db.query_row(&format!("PRAGMA journal_mode={mode}"), [], |r| r.get(0))?;
+        let now: String =
+            db.query_row(&format!("PRAGMA main.journal_mode={mode}"), [], |r| r.get(0))?;
         self.world.tell(&format!("journal mode {mode}: {now}"));
         Ok(())
     }
@@ -355,26 +371,7 @@ impl Session {
         let sync = |db: &Connection| -> rusqlite::Result<String> {
             db.query_row("SELECT litestream_sync(500000)", [], |r| r.get(0))
         };
-        let mut db = db;
-        let mut answer = sync(&db);
-        // What proves a history locally is not made durable: after a power loss
-        // somebody has to say that it goes on.
-        if let Err(e) = &answer
-            && self.plan.power
-            && e.to_string().contains("adopt=1")
-        {
-            self.world.tell(&format!("adopted: {e}"));
-            drop(db);
-            self.plan.adopt = true;
-            db = match self.open() {
-                Ok(db) => db,
-                Err(e) => {
-                    self.judge("open", &e);
-                    return;
-                }
-            };
-            answer = sync(&db);
-        }
+        let answer = sync(&db);
         if let Err(e) = answer {
             self.world.fail(&format!("the chain does not converge: {e}"));
         }
