@@ -36,6 +36,7 @@ pub mod restore;
 mod shipped;
 mod sibling;
 mod snapshot;
+mod spill;
 pub mod sqlite;
 pub mod store;
 mod stream;

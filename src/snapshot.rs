@@ -4,6 +4,7 @@
 //! chain, all. Either streams from the database to storage and is never staged
 //! on disk.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -24,6 +25,7 @@ use crate::replica::{acknowledge, conflict, stored_attempt, stored_header_is};
 use crate::replica_client::{Body, ByteStream, FileId, ReplicaClient, WriteMode};
 use crate::restore::PageSet;
 use crate::sibling::{self, Sibling};
+use crate::spill::{Growth, Room, Spill};
 use crate::stream::ChunkWriter;
 use crate::{backfill, bookkeeping, history, shipped, tasks};
 
@@ -145,27 +147,44 @@ fn done(db: &Db, repair: Repair) {
 }
 
 /// Sends the pages of `set`, or all, which also make the next ledger.
-fn stream(db: &Arc<Db>, mut pages: Pages, set: Option<PageSet>, header: Header) -> ByteStream {
-    let (db, form) = (Arc::clone(db), db.config.page_form);
+fn stream(db: &Arc<Db>, pages: Pages, set: Option<PageSet>, header: Header) -> ByteStream {
+    let db = Arc::clone(db);
     ChunkWriter::stream(move |out| {
-        let mut encoder = Encoder::new(out, header, form)?;
-        if let Some(set) = set {
-            let mut page = Vec::new();
-            for pgno in set.iter() {
-                pages.page(pgno, &mut page)?;
-                encoder.encode_page(pgno, &page)?;
-            }
-            pages.finish()?;
-        } else {
-            let mut next = bookkeeping::begin_next(&db);
-            pages.for_each(|pgno, page| {
-                difference::note(&db, &mut next, pgno, page_checksum(pgno, page));
-                encoder.encode_page(pgno, page)
-            })?;
-            difference::complete(&db, next, &header);
-        }
-        encoder.finish().map(drop)
+        let room =
+            Room { dir: db.vfs_dir(), owner: db.owner, bytes_max: db.config.spool_bytes_max };
+        let mut spill = Spill::new(out, Growth::new(&db.wal_path), room);
+        encode(&db, pages, set, header, &mut spill)?;
+        spill.finish().map_err(|e| {
+            Error::new(ErrorKind::Transient, "a snapshot was cut short while it was sent")
+                .with_source(e)
+        })
     })
+}
+
+fn encode(
+    db: &Db,
+    mut pages: Pages,
+    set: Option<PageSet>,
+    header: Header,
+    out: &mut impl Write,
+) -> Result<()> {
+    let mut encoder = Encoder::new(out, header, db.config.page_form)?;
+    if let Some(set) = set {
+        let mut page = Vec::new();
+        for pgno in set.iter() {
+            pages.page(pgno, &mut page)?;
+            encoder.encode_page(pgno, &page)?;
+        }
+        pages.finish()?;
+    } else {
+        let mut next = bookkeeping::begin_next(db);
+        pages.for_each(|pgno, page| {
+            difference::note(db, &mut next, pgno, page_checksum(pgno, page));
+            encoder.encode_page(pgno, page)
+        })?;
+        difference::complete(db, next, &header);
+    }
+    encoder.finish().map(drop)
 }
 
 /// Gathers the state of a database that cannot be held still. It is shipped as

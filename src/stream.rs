@@ -56,6 +56,14 @@ impl ChunkWriter {
     }
 }
 
+impl ChunkWriter {
+    /// Whether the next chunk has to wait for the reader, who may take nothing for
+    /// long. A reader that is gone is waited for no longer.
+    pub(crate) fn is_full(&self) -> bool {
+        self.out.capacity() == 0 && !self.out.is_closed()
+    }
+}
+
 fn upload_ended() -> Error {
     Error::new(ErrorKind::Transient, "the file was cut short while it was written; trying again")
 }

@@ -2,7 +2,11 @@
 
 import contextlib
 import os
+import socket
+import sqlite3
 import subprocess
+import threading
+import time
 import unittest
 
 from base import HostCase, S3Case
@@ -330,6 +334,47 @@ class Output(HostCase):
         self.assertGreater(log.stat().st_size, 0)
 
 
+class SlowUploads:
+    """A way to a server of this machine that takes so many bytes a second."""
+
+    def __init__(self, port, rate):
+        self.port, self.rate = port, rate
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.turn = threading.Lock()
+
+    def __enter__(self):
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self.listener.getsockname()[1]
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+    def _serve(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self.port))
+            threading.Thread(target=self._both, args=(client, server), daemon=True).start()
+
+    def _both(self, client, server):
+        with client, server:
+            answers = threading.Thread(target=self._pump, args=(server, client, None), daemon=True)
+            answers.start()
+            self._pump(client, server, self.rate)
+            answers.join()
+
+    def _pump(self, source, sink, rate):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if rate:
+                    with self.turn:
+                        time.sleep(len(data) / rate)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+
 class Storage(S3Case):
     """A server that goes away, hangs, refuses and comes back."""
 
@@ -390,6 +435,30 @@ class Storage(S3Case):
         self.assertLess(said["close"], 4)
         self.assertEqual(process.wait(30), 0)
         self.host("connect(PATH, **PARAMS).close()")
+        self.oracle()
+
+    def test_r_13_the_wal_stays_bounded_while_a_snapshot_is_sent(self):
+        plain = sqlite3.connect(self.db)
+        plain.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)")
+        plain.executemany("INSERT INTO t VALUES(?, randomblob(1000000))", ((n,) for n in range(48)))
+        plain.commit()
+        plain.close()
+        with SlowUploads(self.server.port, 2 << 20) as port:
+            said = self.host("""
+                db = connect(PATH, **PARAMS, sync_interval="50ms", close_timeout="60s")
+                db.execute("SELECT count(*) FROM t").fetchall()
+                time.sleep(1)
+                worst = 0
+                for n in range(150):
+                    db.execute("UPDATE t SET v = randomblob(1000000) WHERE id = ?", (n % 3,))
+                    worst = max(worst, os.path.getsize(f"{PATH}-wal"))
+                    time.sleep(0.03)
+                found = status(db)
+                sync(db, 120000)
+                say(worst=worst, found=found)
+                db.close()
+            """, PARAMS={**self.replica.uri_parameters(), "endpoint": f"http://127.0.0.1:{port}"})
+        self.assertLess(said["worst"], 80 << 20, said)
         self.oracle()
 
     def test_refused_credentials_fail_the_first_open(self):
