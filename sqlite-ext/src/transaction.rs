@@ -41,20 +41,21 @@ impl Transaction {
 
     /// The file is about to be written.
     pub(crate) fn write(&self, db: &Db, at: u64, len: u32, file: &dyn OwnFile) {
-        let mut writes = self.begun(db, file);
+        let mut writes = self.begun(db, at == 0, file);
         writes.write(at, len);
     }
 
     /// The file is about to be cut to or grown to `size` bytes.
     pub(crate) fn truncate(&self, db: &Db, size: u64, file: &dyn OwnFile) {
-        let mut writes = self.begun(db, file);
+        let mut writes = self.begun(db, false, file);
         writes.truncate(size);
     }
 
-    fn begun(&self, db: &Db, file: &dyn OwnFile) -> std::cell::RefMut<'_, Writes> {
+    /// `commits`: page 1 is written.
+    fn begun(&self, db: &Db, commits: bool, file: &dyn OwnFile) -> std::cell::RefMut<'_, Writes> {
         let writes = self.writes.borrow_mut();
         if writes.is_empty() {
-            db.rollback_begin(self.reserved.get(), file);
+            db.rollback_begin(self.reserved.get(), commits, file);
         }
         writes
     }

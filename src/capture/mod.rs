@@ -24,6 +24,7 @@ pub mod writes;
 
 use std::cmp::Ordering;
 use std::path::Path;
+use std::time::Instant;
 
 use crate::capture::frames::{FRAME_HEADER_SIZE, WAL_HEADER_SIZE};
 pub use crate::capture::gap::Gap;
@@ -85,6 +86,10 @@ pub struct Capture {
     begun: u64,
     /// The record was compared with the files since this process opened it.
     proved: bool,
+    /// This process, for the record.
+    process: u32,
+    /// Until when the position file counts as in its place.
+    in_place_until: Option<Instant>,
     notes: Vec<String>,
 }
 
@@ -737,7 +742,7 @@ impl Capture {
         };
         let mut next = self.position;
         next.sequence = next.sequence.wrapping_add(1);
-        next.writer = crate::tasks::process_id();
+        next.writer = self.process;
         let record = next.encode();
         file.write_all_at(&record, 0)?;
         (self.position, self.record) = (next, record);

@@ -77,7 +77,7 @@ impl Capture {
             // the number be another process's now, the next writer finds it. This
             // process has not begun any: in a container the number is always the same.
             let writer = self.position.dirty_writer;
-            return if writer != tasks::process_id() && tasks::is_alive(writer) {
+            return if writer != self.process && tasks::is_alive(writer) {
                 Ok(())
             } else {
                 self.declare_gap(Gap::Interrupted)

@@ -2,6 +2,7 @@
 //! the lock, the position file, and the segments that wait for storage.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::capture::position::{POSITION_LEN, Position, WalPosition};
 use crate::capture::segment::{self, Segment};
@@ -9,6 +10,11 @@ use crate::capture::{Capture, Gap, POSITION_FILE, Published};
 use crate::error::{ErrorKind, Result};
 use crate::ltx::Txid;
 use crate::os::disk::{self as os, File, Owner};
+use crate::tasks;
+
+/// How long a look at the name of the position file counts, so that in a burst of
+/// commits not every one looks: less than a batch may take.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Where and what to capture.
 #[derive(Debug, Clone)]
@@ -82,6 +88,8 @@ impl Capture {
             shared: false,
             begun: 0,
             proved: false,
+            process: tasks::process_id(),
+            in_place_until: None,
             notes: Vec::new(),
         }
     }
@@ -91,20 +99,20 @@ impl Capture {
     /// # Errors
     /// The directory cannot be used, or a newer version of this library wrote it.
     pub fn try_acquire(&mut self) -> Result<Acquired> {
-        if self.locked {
-            return Ok(Acquired::Held);
-        }
-        if !self.lock_file()? {
-            return Ok(Acquired::Busy);
-        }
-        self.locked = true;
-        let found = self.reload();
-        match &found {
-            Ok(Acquired::Held) => {}
-            Ok(_) => return found,
-            Err(_) => {
-                self.let_go();
-                return found;
+        // Kept since the last batch, the lock left nobody to write the record.
+        if !self.locked {
+            if !self.lock_file()? {
+                return Ok(Acquired::Busy);
+            }
+            self.locked = true;
+            let found = self.reload();
+            match &found {
+                Ok(Acquired::Held) => {}
+                Ok(_) => return found,
+                Err(_) => {
+                    self.let_go();
+                    return found;
+                }
             }
         }
         match self.catch_up() {
@@ -164,6 +172,7 @@ impl Capture {
             let file = match self.file.take() {
                 Some(file) => file,
                 None => {
+                    self.in_place_until = None;
                     os::create_private_dir(&self.place.dir, self.place.owner)?;
                     File::open_private(&self.place.dir.join(POSITION_FILE), self.place.owner)?
                 }
@@ -172,12 +181,24 @@ impl Capture {
                 self.file = file.is_in_place().then_some(file);
                 return Ok(false);
             }
-            if file.is_in_place() {
+            if self.is_known_in_place(&file) {
                 self.file = Some(file);
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Whether the name leads to the locked `file`, or did a moment ago and it was
+    /// not removed: a batch can be that much late after its look in any case.
+    fn is_known_in_place(&mut self, file: &File) -> bool {
+        let now = tasks::now();
+        if self.in_place_until.is_some_and(|until| now < until) && file.is_linked() {
+            return true;
+        }
+        let found = file.is_in_place();
+        self.in_place_until = found.then(|| now + LOOK_INTERVAL);
+        found
     }
 
     fn reload(&mut self) -> Result<Acquired> {

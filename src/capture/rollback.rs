@@ -7,6 +7,8 @@
 //! the changed pages back, appends them, and leaves a new mark. Whatever comes
 //! between, a killed process or a writer without the library, is a gap.
 
+use std::ops::Range;
+
 use crate::capture::position::{CleanMark, HEAD_OFFSET, Head, WalPosition};
 use crate::capture::segment;
 use crate::capture::writes::Writes;
@@ -18,6 +20,8 @@ use crate::pages::page_size_of;
 
 /// Bytes of pages that are read back and appended at once.
 const BATCH_BYTES: usize = 1 << 20;
+/// The head in the first page.
+const HEAD_AT: Range<usize> = HEAD_OFFSET as usize..HEAD_OFFSET as usize + size_of::<Head>();
 
 impl Capture {
     /// A transaction outside WAL mode is about to change the database file,
@@ -35,7 +39,7 @@ impl Capture {
             }
         }
         self.position.dirty = true;
-        self.position.dirty_writer = crate::tasks::process_id();
+        self.position.dirty_writer = self.process;
         self.write_position()
     }
 
@@ -56,11 +60,13 @@ impl Capture {
             self.write_position()?;
             return Ok(Outcome::NotFollowing);
         }
+        // What changes the file while it is read back is not covered by the mark.
+        let clean = mark();
         match self.read_back(writes, file) {
-            Ok(commit) => {
+            Ok((commit, head)) => {
                 self.position.commit = commit;
-                self.position.clean = mark();
-                self.position.head = head_of(file);
+                self.position.clean = clean;
+                self.position.head = head.or_else(|| head_of(file));
                 // There is no WAL any more, or not yet.
                 self.position.wal = WalPosition::default();
                 self.position.next_salts = None;
@@ -96,12 +102,13 @@ impl Capture {
         self.write_position()
     }
 
-    /// Appends what changed; returns the size of the database in pages.
+    /// Appends what changed; returns the size of the database in pages, and its
+    /// head when that was read with the first page.
     fn read_back(
         &mut self,
         writes: &mut Writes,
         file: &dyn OwnFile,
-    ) -> std::result::Result<Pgno, Stop> {
+    ) -> std::result::Result<(Pgno, Option<Head>), Stop> {
         let page_size = self.position.page_size;
         let size = file.size()?;
         let whole = size.is_multiple_of(u64::from(page_size));
@@ -123,10 +130,14 @@ impl Capture {
         let min_commit = self.position.segment.min_commit.min(kept).min(commit);
         self.position.segment.min_commit = min_commit;
         let per_batch = (BATCH_BYTES / page_size as usize).clamp(1, segment::BATCH_PAGES_MAX);
+        let mut head = None;
         for pages in changed.chunks(per_batch) {
             self.append_from(pages, file)?;
+            if pages[0] == 1 {
+                head = self.buf.get(HEAD_AT).and_then(|b| b.try_into().ok());
+            }
         }
-        Ok(commit)
+        Ok((commit, head))
     }
 
     fn append_from(&mut self, pages: &[Pgno], file: &dyn OwnFile) -> std::result::Result<(), Stop> {

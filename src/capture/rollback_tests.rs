@@ -1,6 +1,6 @@
 //! Transactions outside WAL mode, and whole states gathered beside them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 
 use super::*;
@@ -16,10 +16,13 @@ const PAGE: u32 = 512;
 struct Fake {
     file: File,
     writes: RefCell<Writes>,
+    /// How often it was read.
+    reads: Cell<u32>,
 }
 
 impl OwnFile for Fake {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.reads.set(self.reads.get() + 1);
         self.file.read_at(buf, offset)
     }
 
@@ -72,7 +75,8 @@ impl Lab {
             ..crate::host::WalIndexHeader::default()
         };
         capture.follow_from(&header, Txid(0), Txid(1)).unwrap();
-        Lab { _tmp: tmp, capture, file: Fake { file, writes: RefCell::default() } }
+        let file = Fake { file, writes: RefCell::default(), reads: Cell::new(0) };
+        Lab { _tmp: tmp, capture, file }
     }
 
     fn mark(&self) -> Option<CleanMark> {
@@ -106,6 +110,45 @@ fn pages_of(segment: &Segment) -> Vec<(Pgno, u8)> {
         })
         .unwrap();
     found
+}
+
+/// A writer that keeps no locks and comes while the pages are read back is
+/// found by the next transaction: the mark is of before.
+#[test]
+fn the_mark_is_older_than_what_is_read_back() {
+    let mut lab = Lab::new(3);
+    lab.begin();
+    lab.file.write(1, b'b');
+    lab.file.write(3, b'b');
+    lab.file.reads.set(0);
+    let mark = lab.mark();
+    let mut writes = lab.file.writes.take();
+    let reads = &lab.file.reads;
+    let asked = || {
+        assert_eq!(reads.get(), 0);
+        mark
+    };
+    assert_eq!(lab.capture.end_rollback(&mut writes, &lab.file, asked).unwrap(), Outcome::UpToDate);
+    assert_eq!(lab.file.reads.get(), 2, "each page once, and nothing else");
+    assert_eq!(lab.capture.position().head, Some([b'b'; 16]));
+}
+
+/// The lock is kept over a short commit, and its end gives it back.
+#[test]
+fn a_batch_under_a_kept_lock_continues_the_last_one() {
+    let mut lab = Lab::new(2);
+    lab.begin();
+    lab.file.write(1, b'b');
+    let before = *lab.capture.position();
+    assert_eq!(lab.capture.try_acquire().unwrap(), Acquired::Held);
+    assert_eq!(*lab.capture.position(), before);
+    assert_eq!(lab.end(), Outcome::UpToDate);
+    lab.capture.let_go();
+    // A gap that could not be recorded is not forgotten under a kept lock.
+    assert_eq!(lab.capture.try_acquire().unwrap(), Acquired::Held);
+    lab.capture.remember_gap(Gap::CaptureFailed);
+    assert_eq!(lab.capture.try_acquire().unwrap(), Acquired::Held);
+    assert_eq!(lab.capture.position().gap, Some(Gap::CaptureFailed));
 }
 
 #[test]

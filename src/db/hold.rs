@@ -40,6 +40,14 @@ pub(crate) struct Held<'a> {
 }
 
 impl Held<'_> {
+    /// Ends the batch without giving the lock back to other processes, for a
+    /// commit outside WAL mode that goes on at once: nobody else can write the
+    /// database until it ends. The next batch of any thread of this process
+    /// finds the lock held, and gives it back at its end.
+    pub(crate) fn keep_lock(mut self) {
+        self.held = false;
+    }
+
     /// The state, if it could be had.
     pub(crate) fn as_mut(&mut self) -> Option<&mut Capture> {
         if self.held { Some(&mut self.guard) } else { None }
@@ -94,6 +102,7 @@ impl Db {
         loop {
             let mut guard = lock(&self.capture);
             if self.has_let_go() || self.ended.load(Ordering::Acquire) {
+                guard.let_go();
                 return Held { guard, held: false };
             }
             let found = guard.try_acquire();

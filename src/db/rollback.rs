@@ -47,8 +47,9 @@ impl Db {
 
     /// A connection outside WAL mode is about to change the database file for
     /// the first time since its last commit. `by_transaction`: it holds
-    /// RESERVED; the playback of a hot journal does not.
-    pub fn rollback_begin(&self, by_transaction: bool, file: &dyn OwnFile) {
+    /// RESERVED; the playback of a hot journal does not. `commits`: it writes
+    /// page 1, which SQLite does first when it commits, and never before.
+    pub fn rollback_begin(&self, by_transaction: bool, commits: bool, file: &dyn OwnFile) {
         self.in_wal.store(false, Ordering::Release);
         self.counters.change();
         if self.is_faulted() {
@@ -75,6 +76,8 @@ impl Db {
         if let Err(e) = begun {
             self.uncaptured("the begin of a transaction cannot be recorded", &e.to_string());
             let _ = self.declare_gap(capture, Gap::CaptureFailed);
+        } else if commits && by_transaction {
+            guard.keep_lock();
         }
     }
 
@@ -125,6 +128,7 @@ impl Db {
 
     fn end_rollback(&self, writes: &mut Writes, file: &dyn OwnFile) {
         if self.is_faulted() {
+            self.peek().let_go();
             return;
         }
         let mut guard = self.capture();

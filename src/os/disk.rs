@@ -237,6 +237,16 @@ impl File {
         matches!(stat(&self.path), Ok(Some(there)) if mine == (there.dev, there.ino))
     }
 
+    /// Whether the file has a name still, its own or one that it was given since;
+    /// cheaper to ask than [`File::is_in_place`].
+    pub fn is_linked(&self) -> bool {
+        match &self.file {
+            Kind::Real(file) => file.metadata().is_ok_and(|m| m.nlink() > 0),
+            #[cfg(feature = "simulation")]
+            Kind::Simulated(_) => self.is_in_place(),
+        }
+    }
+
     /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end.
     ///
     /// # Errors
