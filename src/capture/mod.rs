@@ -15,6 +15,7 @@ pub mod gap;
 pub mod page_map;
 pub mod position;
 mod prove;
+mod recent;
 pub mod recover;
 pub mod rollback;
 pub mod segment;

@@ -156,7 +156,7 @@ impl Capture {
         }
         if let Some(segment) = &mut self.segment {
             let data = self.buf.chunks_exact(page_len);
-            segment.append(pages.iter().copied().zip(data))?;
+            segment.append_changes(pages.iter().copied().zip(data))?;
         }
         Ok(())
     }

@@ -12,26 +12,36 @@
 //! body   = page numbers (u32 each) then pages        kind 1: pages
 //!        | Seal (40 bytes)                           kind 2: the segment is sealed
 //!        | database size u32                         kind 3: it shrank to this many pages
+//!        | (page number, offset, length: u32 each)   kind 4: parts of pages that changed since
+//!          for each run, then the bytes of all              their newest copy before; "pages"
+//!                                                           counts the runs
 //! ```
+//!
+//! Kind 4 came with version 2; version 1 is read all the same.
 
 use std::path::{Path, PathBuf};
 
-use crate::capture::page_map::PageMap;
+use crate::capture::page_map::{PageMap, Patch};
+use crate::capture::recent::{Recent, Run};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::checksum::crc64;
 use crate::ltx::{Pgno, Txid};
 use crate::os::disk::{self as os, File, Owner};
 
 const MAGIC: &[u8; 8] = b"LSVFSSEG";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_LEN: u64 = 64;
 const BATCH_HEADER_LEN: usize = 32;
 const KIND_PAGES: u32 = 1;
 const KIND_SEAL: u32 = 2;
 const KIND_SHRINK: u32 = 3;
+const KIND_RUNS: u32 = 4;
+const RUN_LEN: usize = 12;
 const SEAL_LEN: usize = 40;
 /// Pages in one batch at most; bounds the buffer that a reader needs.
 pub const BATCH_PAGES_MAX: usize = 4096;
+/// Runs in one batch at most.
+const RUNS_PER_BATCH_MAX: usize = 4096;
 /// Garbage that is tolerated beyond the bytes in use before a segment is
 /// rewritten without it.
 const GARBAGE_BYTES_MAX: u64 = 64 << 20;
@@ -89,6 +99,8 @@ pub struct Segment {
     /// process appended was not needed.
     mapped: u64,
     pages: PageMap,
+    /// What was appended last by [`Segment::append_changes`], and is the newest still.
+    recent: Recent,
     seal: Option<Seal>,
     scratch: Vec<u8>,
     owner: Option<Owner>,
@@ -137,6 +149,7 @@ impl Segment {
             len: HEADER_LEN,
             mapped: HEADER_LEN,
             pages: PageMap::default(),
+            recent: Recent::default(),
             seal: None,
             scratch: Vec::new(),
             owner,
@@ -178,9 +191,10 @@ impl Segment {
         let mut header = [0u8; HEADER_LEN as usize];
         file.read_exact_at(&mut header, 0)?;
         let page_size = u32::from_le_bytes(header[12..16].try_into().unwrap_or_default());
+        let version = u32::from_le_bytes(header[8..12].try_into().unwrap_or_default());
         let named = u64::from_le_bytes(header[16..24].try_into().unwrap_or_default());
         if &header[..8] != MAGIC
-            || header[8..12] != VERSION.to_le_bytes()
+            || !(1..=VERSION).contains(&version)
             || !(512..=65536).contains(&page_size)
             || !page_size.is_power_of_two()
             || named != txid.0
@@ -199,6 +213,7 @@ impl Segment {
             len: end.max(HEADER_LEN),
             mapped: HEADER_LEN,
             pages: PageMap::default(),
+            recent: Recent::default(),
             seal: None,
             scratch: Vec::new(),
             owner,
@@ -207,7 +222,10 @@ impl Segment {
 
     /// Another process appended: `len` bytes count now.
     pub fn extend_to(&mut self, len: u64) {
-        self.len = self.len.max(len);
+        if len > self.len {
+            self.recent.clear();
+            self.len = len;
+        }
     }
 
     /// Whether this is still the file of that name.
@@ -239,6 +257,8 @@ impl Segment {
                 }
                 KIND_SEAL => Some(SEAL_LEN as u64),
                 KIND_SHRINK => Some(4),
+                KIND_RUNS if count <= RUNS_PER_BATCH_MAX => Some(body_len)
+                    .filter(|&n| n <= count as u64 * (RUN_LEN as u64 + self.page_len())),
                 _ => None,
             };
             let body_at = at + BATCH_HEADER_LEN as u64;
@@ -266,12 +286,36 @@ impl Segment {
                         u32::from_le_bytes(self.scratch[..4].try_into().unwrap_or_default());
                     self.pages.retain_up_to(commit);
                 }
+                KIND_RUNS if !self.map_runs(count, body_at) => {
+                    return Err(corrupt(&path, &format!("the batch at byte {at} cannot be")));
+                }
+                KIND_RUNS => {}
                 _ => self.seal = Seal::decode(&self.scratch),
             }
             self.mapped = body_at + body_len;
         }
         self.len = self.mapped;
         Ok(())
+    }
+
+    /// Maps a batch of runs, whose body is in `scratch` and lies at byte `body_at`;
+    /// false when no segment has such a batch.
+    fn map_runs(&mut self, count: usize, body_at: u64) -> bool {
+        let Some((list, bytes)) = self.scratch.split_at_checked(count * RUN_LEN) else {
+            return false;
+        };
+        let mut at = body_at + list.len() as u64;
+        let end = at + bytes.len() as u64;
+        for run in list.chunks_exact(RUN_LEN) {
+            let word = |i: usize| u32::from_le_bytes(run[i..i + 4].try_into().unwrap_or_default());
+            let run = Run { pgno: word(0), at: word(4), len: word(8) };
+            let fits = u64::from(run.at) + u64::from(run.len) <= self.page_len();
+            if !fits || !self.pages.patch(run.pgno, Patch { from: at, at: run.at, len: run.len }) {
+                return false;
+            }
+            at += u64::from(run.len);
+        }
+        at == end
     }
 
     /// Whether every batch was read.
@@ -294,6 +338,9 @@ impl Segment {
         let count = pages.len();
         if count == 0 {
             return Ok(());
+        }
+        for (pgno, _) in pages.clone() {
+            self.recent.forget(pgno);
         }
         let mut batch = std::mem::take(&mut self.scratch);
         batch.clear();
@@ -319,11 +366,78 @@ impl Segment {
         Ok(())
     }
 
+    /// As [`Segment::append`], for pages that come again and again: of those that
+    /// were appended so before, only what differs is.
+    ///
+    /// # Errors
+    /// `Full` when the device has no room; then some of the pages may be appended.
+    pub fn append_changes<'a>(
+        &mut self,
+        pages: impl ExactSizeIterator<Item = (Pgno, &'a [u8])> + Clone,
+    ) -> Result<()> {
+        if !Recent::takes(pages.len()) {
+            return self.append(pages);
+        }
+        let (mut runs, mut changed, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+        for (pgno, data) in pages {
+            let before = runs.len();
+            if self.recent.differences(pgno, data, &mut runs) {
+                changed.push((pgno, data, runs.len() - before));
+            } else {
+                whole.push((pgno, data));
+            }
+        }
+        self.append(whole.iter().copied())?;
+        for (pgno, data) in whole {
+            self.recent.keep(pgno, data, None);
+        }
+        self.append_runs(&runs, &changed)?;
+        for (pgno, data, runs) in changed {
+            self.recent.keep(pgno, data, Some(runs));
+        }
+        Ok(())
+    }
+
+    /// Appends `runs`, which are those of the pages `changed`, in their order.
+    fn append_runs(&mut self, runs: &[Run], changed: &[(Pgno, &[u8], usize)]) -> Result<()> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let mut batch = std::mem::take(&mut self.scratch);
+        batch.clear();
+        batch.resize(BATCH_HEADER_LEN, 0);
+        for run in runs {
+            for word in [run.pgno, run.at, run.len] {
+                batch.extend_from_slice(&word.to_le_bytes());
+            }
+        }
+        let mut from = self.len + batch.len() as u64;
+        let mut left = runs.iter();
+        for (_, data, count) in changed {
+            for run in left.by_ref().take(*count) {
+                batch.extend_from_slice(&data[run.at as usize..(run.at + run.len) as usize]);
+            }
+        }
+        let mapped = self.is_loaded();
+        let wrote = self.write_batch(KIND_RUNS, runs.len() as u32, &mut batch);
+        self.scratch = batch;
+        wrote?;
+        if mapped {
+            self.mapped = self.len;
+            for run in runs {
+                self.pages.patch(run.pgno, Patch { from, at: run.at, len: run.len });
+                from += u64::from(run.len);
+            }
+        }
+        Ok(())
+    }
+
     /// Records that the database shrank to `commit` pages: later pages are dropped.
     ///
     /// # Errors
     /// `Full` when the device has no room; the segment stays as it was.
     pub fn shrink(&mut self, commit: Pgno) -> Result<()> {
+        self.recent.retain_up_to(commit);
         let mut batch = vec![0u8; BATCH_HEADER_LEN];
         batch.extend_from_slice(&commit.to_le_bytes());
         let mapped = self.is_loaded();
@@ -341,6 +455,7 @@ impl Segment {
     /// `Full` when the device has no room, `Corrupt` when a batch is torn.
     pub fn seal(&mut self, seal: Seal) -> Result<()> {
         self.load()?;
+        self.recent.clear();
         let mut batch = vec![0u8; BATCH_HEADER_LEN];
         batch.extend_from_slice(&seal.encode());
         self.write_batch(KIND_SEAL, 0, &mut batch)?;
@@ -395,11 +510,10 @@ impl Segment {
         let batch_pages = (1 << 20) / self.page_size as usize;
         let mut data = vec![0u8; batch_pages * self.page_size as usize];
         for chunk in order.chunks(batch_pages) {
-            for (i, &(_, at)) in chunk.iter().enumerate() {
-                let from = i * self.page_size as usize;
-                self.file.read_exact_at(&mut data[from..from + self.page_size as usize], at)?;
-            }
             let page = self.page_size as usize;
+            for (i, &(pgno, at)) in chunk.iter().enumerate() {
+                self.read_page(pgno, at, &mut data[i * page..(i + 1) * page])?;
+            }
             fresh.append(
                 chunk.iter().enumerate().map(|(i, &(p, _))| (p, &data[i * page..(i + 1) * page])),
             )?;
@@ -433,8 +547,18 @@ impl Segment {
     pub fn for_each_page(&self, mut visit: impl FnMut(Pgno, &[u8]) -> Result<()>) -> Result<()> {
         let mut page = vec![0u8; self.page_size as usize];
         for (pgno, at) in self.pages.sorted() {
-            self.file.read_exact_at(&mut page, at)?;
+            self.read_page(pgno, at, &mut page)?;
             visit(pgno, &page)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the page whose newest whole copy lies at byte `at`.
+    fn read_page(&self, pgno: Pgno, at: u64, page: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(page, at)?;
+        for patch in self.pages.patches(pgno) {
+            let part = patch.at as usize..(patch.at + patch.len) as usize;
+            self.file.read_exact_at(&mut page[part], patch.from)?;
         }
         Ok(())
     }
@@ -503,106 +627,5 @@ fn corrupt(path: &Path, why: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pages(list: &[(Pgno, u8)]) -> Vec<(Pgno, Vec<u8>)> {
-        list.iter().map(|&(p, fill)| (p, vec![fill; 512])).collect()
-    }
-
-    fn append(s: &mut Segment, list: &[(Pgno, u8)]) {
-        let list = pages(list);
-        s.append(list.iter().map(|(p, d)| (*p, d.as_slice()))).unwrap();
-    }
-
-    fn content(s: &Segment) -> Vec<(Pgno, u8)> {
-        let mut out = Vec::new();
-        s.for_each_page(|p, d| {
-            out.push((p, d[511]));
-            Ok(())
-        })
-        .unwrap();
-        out
-    }
-
-    #[test]
-    fn newest_copy_wins_and_survives_reopen() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut s = Segment::create(dir.path(), Txid(7), 0, 512, None).unwrap();
-        append(&mut s, &[(3, 1), (1, 1)]);
-        append(&mut s, &[(3, 2), (9, 2)]);
-        s.shrink(8).unwrap();
-        let seal =
-            Seal { commit: 8, timestamp_ms: 5, wal_offset: 32, wal_size: 0, wal_salts: [1, 2] };
-        s.seal(seal).unwrap();
-        let len = s.len();
-        assert_eq!(content(&s), [(1, 1), (3, 2)]);
-        drop(s);
-        let s = Segment::open(dir.path(), Txid(7), 0, Some(len), None).unwrap();
-        assert_eq!(content(&s), [(1, 1), (3, 2)]);
-        assert_eq!(s.sealed(), Some(seal));
-    }
-
-    #[test]
-    fn a_torn_or_altered_batch_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut s = Segment::create(dir.path(), Txid(7), 0, 512, None).unwrap();
-        append(&mut s, &[(3, 1)]);
-        let len = s.len();
-        let path = s.path().to_owned();
-        drop(s);
-        assert!(Segment::open(dir.path(), Txid(7), 0, Some(len - 1), None).is_err());
-        assert!(Segment::open(dir.path(), Txid(7), 0, Some(len + 1), None).is_err());
-        let f = File::open_private(&path, None).unwrap();
-        f.write_all_at(&[9], len - 1).unwrap();
-        let e = Segment::open(dir.path(), Txid(7), 0, Some(len), None).unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::Corrupt);
-        assert!(e.to_string().contains("segment"), "{e}");
-    }
-
-    /// A batch that a crash cut short was longer than what replaced it.
-    #[test]
-    fn a_sealed_segment_ends_with_its_seal() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut s = Segment::create(dir.path(), Txid(7), 0, 512, None).unwrap();
-        append(&mut s, &[(3, 1)]);
-        s.seal(Seal { commit: 3, timestamp_ms: 5, wal_offset: 32, wal_size: 0, wal_salts: [1, 2] })
-            .unwrap();
-        let file = File::open_private(s.path(), None).unwrap();
-        file.write_all_at(&[7; 700], s.len()).unwrap();
-        drop(s);
-        let s = Segment::open(dir.path(), Txid(7), 0, None, None).unwrap();
-        assert_eq!((content(&s), s.sealed().is_some()), (vec![(3, 1)], true));
-    }
-
-    #[test]
-    fn an_unknown_batch_of_endless_length_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let s = Segment::create(dir.path(), Txid(7), 0, 512, None).unwrap();
-        let mut h = [0u8; BATCH_HEADER_LEN];
-        h[0] = 9;
-        h[8..16].fill(0xff);
-        let crc = crc64(&h[..24]);
-        h[24..].copy_from_slice(&crc.to_le_bytes());
-        let file = File::open_private(s.path(), None).unwrap();
-        file.write_all_at(&h, HEADER_LEN).unwrap();
-        drop(s);
-        let e = Segment::open(dir.path(), Txid(7), 0, None, None).unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::Corrupt);
-    }
-
-    #[test]
-    fn a_rewrite_drops_garbage() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut s = Segment::create(dir.path(), Txid(7), 0, 512, None).unwrap();
-        for round in 0..50 {
-            append(&mut s, &[(1, round), (2, round)]);
-        }
-        let before = s.len();
-        let old = s.rewrite(dir.path()).unwrap();
-        assert_eq!(parse_file_name(old.file_name().unwrap().to_str().unwrap()), Some((Txid(7), 0)));
-        assert_eq!(content(&s), [(1, 49), (2, 49)]);
-        assert!(s.len() < before / 10);
-        assert_eq!(s.generation(), 1);
-    }
-}
+#[path = "segment_tests.rs"]
+mod tests;
