@@ -18,6 +18,7 @@ mod prove;
 mod recent;
 pub mod recover;
 pub mod rollback;
+pub mod sealed;
 pub mod segment;
 #[cfg(test)]
 pub(crate) mod test_wal;
@@ -628,16 +629,25 @@ impl Capture {
                 Err(Stop::Error(e)) => return Err(e),
             }
         }
-        if let Some(segment) = &mut self.segment {
-            let old = segment.retitle(&self.place.dir, next)?;
-            self.position.segment.txid = next;
-            self.position.segment.generation = segment.generation();
-            self.write_position()?;
-            return os::remove_file(&old);
+        let dir = self.place.dir.clone();
+        let retitled = self.segment.as_mut().map_or(Ok(()), |s| s.retitle(&dir, next, 0));
+        match retitled {
+            Err(e) if is_damage(&e) => self.declare_gap(Gap::SpoolDamaged)?,
+            other => other?,
         }
+        let before = self.position.segment;
         self.position.segment.txid = next;
         self.position.segment.generation = 0;
-        self.write_position()
+        let done = self.write_position();
+        if done.is_err() {
+            // The record names the file as it was; without it, that is a gap.
+            let back = |s: &mut Segment| s.retitle(&dir, before.txid, before.generation).is_ok();
+            if !self.segment.as_mut().is_none_or(back) {
+                self.segment = None;
+            }
+            self.position.segment = before;
+        }
+        done
     }
 
     /// Seals the open segment; `None` when there is nothing in it.

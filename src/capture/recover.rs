@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::capture::position::{POSITION_LEN, Position, WalPosition};
-use crate::capture::segment::{self, Segment};
 use crate::capture::{Capture, Gap, POSITION_FILE, Published};
 use crate::error::{ErrorKind, Result};
 use crate::ltx::Txid;
@@ -273,62 +272,20 @@ impl Capture {
         };
         self.write_position()
     }
-
-    /// The sealed segments that storage may not have, ascending by TXID, for
-    /// the process that ships; others are removed. `stored`: the newest TXID
-    /// that storage is recorded to have, if any is.
-    ///
-    /// # Errors
-    /// The directory could not be read, or a gap not be recorded.
-    pub fn take_sealed(&mut self, stored: Option<Txid>) -> Result<Vec<Segment>> {
-        let (mark, trusted) = (self.position.segment, !self.position.unknown_chain);
-        let mut sealed: Vec<Segment> = Vec::new();
-        let mut damaged = None;
-        for name in os::list_dir(&self.place.dir)? {
-            let Some((txid, generation)) = segment::parse_file_name(&name) else { continue };
-            if (txid, generation) == (mark.txid, mark.generation) && mark.len > 0 {
-                continue;
-            }
-            let path = self.place.dir.join(&name);
-            let waiting = trusted && txid < mark.txid && damaged.is_none();
-            if !waiting || Some(txid) <= stored {
-                os::remove_file(&path)?;
-                continue;
-            }
-            let contiguous = sealed.last().is_none_or(|s| s.txid().next() == txid);
-            match Segment::open(&self.place.dir, txid, generation, None, self.place.owner) {
-                Ok(segment) if segment.sealed().is_some() && contiguous => sealed.push(segment),
-                Ok(_) => damaged = Some(format!("{} is out of order", path.display())),
-                Err(e) => damaged = Some(e.to_string()),
-            }
-        }
-        let last_waits = sealed.last().is_none_or(|s| s.txid().next() == mark.txid);
-        // After a power loss the record may be older than what storage was sent.
-        let first = sealed.first().map_or(mark.txid, Segment::txid);
-        let proven = self.position.following && self.position.snapshot_pending == Txid(0);
-        let continues = !proven || stored.is_none_or(|s| s.next() == first);
-        if damaged.is_none() && trusted && !(last_waits && continues) {
-            damaged = Some(format!(
-                "{} misses segments or their record: TXID {first} follows {}",
-                self.dir().display(),
-                stored.unwrap_or_default()
-            ));
-        }
-        if let Some(why) = damaged {
-            self.notes.push(format!("spool: {why}; a repair will follow"));
-            self.declare_gap(Gap::SpoolDamaged)?;
-        }
-        Ok(sealed)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::segment::Seal;
+    use crate::capture::sealed::Read;
+    use crate::capture::segment::{self, Seal, Segment};
 
     fn sealed(dir: &std::path::Path, txid: u64) {
-        let mut s = Segment::create(dir, Txid(txid), 0, 512, None).unwrap();
+        sealed_as(dir, txid, 0);
+    }
+
+    fn sealed_as(dir: &std::path::Path, txid: u64, generation: u32) {
+        let mut s = Segment::create(dir, Txid(txid), generation, 512, None).unwrap();
         s.append([(1, [7u8; 512].as_slice())].into_iter()).unwrap();
         let seal =
             Seal { commit: 1, timestamp_ms: 1, wal_offset: 32, wal_size: 536, wal_salts: [1, 2] };
@@ -375,10 +332,56 @@ mod tests {
             sealed(&place.dir, txid);
         }
         let mut capture = held(&place);
-        let kept = capture.take_sealed(Some(Txid(4))).unwrap();
+        let kept = capture.take_sealed(Some(Txid(4)), Read::default()).unwrap();
         let kept: Vec<u64> = kept.iter().map(|s| s.txid().0).collect();
         assert_eq!((kept, capture.take_notes()), (vec![5, 6], Vec::<String>::new()));
         assert!(!place.dir.join(segment::file_name(Txid(3), 0)).exists());
+    }
+
+    /// A rewrite that a kill cut short left a second file of a TXID, and the one
+    /// that was sealed later was taken for damaged beside it.
+    #[test]
+    fn what_a_rewrite_left_behind_is_not_what_was_sealed() {
+        for (left, torn) in [(0, false), (2, false), (2, true)] {
+            let tmp = tempfile::tempdir().unwrap();
+            let place = place(tmp.path());
+            let identity = place.identity;
+            let mut position = Position { replica: 1, identity, ..Position::default() };
+            position.segment.txid = Txid(8);
+            record(&place, &position);
+            let mut s = Segment::create(&place.dir, Txid(7), left, 512, None).unwrap();
+            s.append([(1, [7u8; 512].as_slice())].into_iter()).unwrap();
+            if torn {
+                File::open_private(s.path(), None).unwrap().set_len(300).unwrap();
+            }
+            sealed_as(&place.dir, 7, 1);
+            let mut capture = held(&place);
+            let read = capture.unread(Some(Txid(6))).unwrap().read();
+            let kept = capture.take_sealed(Some(Txid(6)), read).unwrap();
+            let kept: Vec<u32> = kept.iter().map(Segment::generation).collect();
+            assert_eq!((kept, capture.take_notes()), (vec![1], Vec::<String>::new()));
+            assert!(!place.dir.join(segment::file_name(Txid(7), left)).exists());
+        }
+    }
+
+    /// Segments of a chain that a record begun anew does not know were removed
+    /// without a gap: what they held was missed.
+    #[test]
+    fn sealed_segments_of_an_unknown_chain_leave_a_gap() {
+        let tmp = tempfile::tempdir().unwrap();
+        let place = place(tmp.path());
+        let identity = place.identity;
+        let mut position = Position { replica: 1, identity, ..Position::default() };
+        (position.following, position.page_size) = (true, 512);
+        (position.unknown_chain, position.segment.txid) = (true, Txid(8));
+        record(&place, &position);
+        sealed(&place.dir, 7);
+        let mut capture = Capture::new(place.clone());
+        capture.proved = true;
+        assert_eq!(capture.try_acquire().unwrap(), Acquired::Held);
+        assert_eq!(capture.gap(), None);
+        assert!(capture.take_sealed(Some(Txid(6)), Read::default()).unwrap().is_empty());
+        assert_eq!(capture.gap(), Some(Gap::SpoolDamaged));
     }
 
     /// What an earlier file of that name committed, but storage never got, would
@@ -396,7 +399,7 @@ mod tests {
         let found = capture.try_acquire().unwrap();
         assert_eq!(found, Acquired::Stranger(Stranger::Database));
         capture.reset().unwrap();
-        assert!(capture.take_sealed(None).unwrap().is_empty());
+        assert!(capture.take_sealed(None, Read::default()).unwrap().is_empty());
         assert!(capture.position().unknown_chain);
         assert!(!place.dir.join(segment::file_name(Txid(5), 0)).exists());
     }

@@ -31,6 +31,7 @@ use crate::os::disk::{self as os, File, Owner};
 const MAGIC: &[u8; 8] = b"LSVFSSEG";
 const VERSION: u32 = 2;
 const HEADER_LEN: u64 = 64;
+const TXID_OFFSET: u64 = 16;
 const BATCH_HEADER_LEN: usize = 32;
 const KIND_PAGES: u32 = 1;
 const KIND_SEAL: u32 = 2;
@@ -523,20 +524,22 @@ impl Segment {
         Ok(old)
     }
 
-    /// Gives the segment another TXID. The old file stays until the caller
-    /// removes it, after the position names the new one.
+    /// Gives the segment another TXID, and its file the name. What is in it stays
+    /// as it is: a process that dies before the position names the new file leaves
+    /// a gap.
     ///
     /// # Errors
-    /// `Full` when the device has no room; the segment stays as it was.
-    pub fn retitle(&mut self, dir: &Path, txid: Txid) -> Result<PathBuf> {
-        let before = (self.txid, self.generation);
-        self.txid = txid;
-        self.generation = 0;
-        let done = self.rewrite(dir);
-        if done.is_err() {
-            (self.txid, self.generation) = before;
+    /// The file could not be renamed; the segment stays as it was.
+    pub fn retitle(&mut self, dir: &Path, txid: Txid, generation: u32) -> Result<()> {
+        let path = dir.join(file_name(txid, generation));
+        let before = self.txid.0.to_le_bytes();
+        self.file.write_all_at(&txid.0.to_le_bytes(), TXID_OFFSET)?;
+        if let Err(e) = self.file.rename(&path) {
+            self.file.write_all_at(&before, TXID_OFFSET)?;
+            return Err(e);
         }
-        done
+        (self.txid, self.generation) = (txid, generation);
+        Ok(())
     }
 
     /// Calls `visit` with every page in ascending order of page number. The

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::capture::position::Position;
 use crate::capture::recover::{Acquired, Place};
-use crate::capture::segment::Segment;
+use crate::capture::sealed::Read;
+use crate::capture::segment::{Segment, file_name};
 use crate::capture::test_wal::{PAGE, Wal};
 use crate::capture::{Capture, Gap, Outcome, POSITION_FILE, Published};
 use crate::host::{Salts, WalIndexHeader};
@@ -178,8 +179,8 @@ fn a_record_behind_storage_is_a_gap() {
     let place = place(tmp.path());
     let (_, mut a, _) = two(&place);
     acquire(&mut a).rebase(Txid(5)).unwrap();
-    assert!(a.take_sealed(Some(Txid(4))).unwrap().is_empty() && a.gap().is_none());
-    assert!(a.take_sealed(Some(Txid(5))).unwrap().is_empty());
+    assert!(a.take_sealed(Some(Txid(4)), Read::default()).unwrap().is_empty() && a.gap().is_none());
+    assert!(a.take_sealed(Some(Txid(5)), Read::default()).unwrap().is_empty());
     assert_eq!(a.gap(), Some(Gap::SpoolDamaged));
     let record = os::read(&place.dir.join(POSITION_FILE)).unwrap().unwrap();
     assert_eq!(Position::decode(&record).unwrap().gap, Some(Gap::SpoolDamaged));
@@ -205,4 +206,41 @@ fn a_frame_that_sqlite_left_unfilled_hides_no_commit() {
         assert_eq!(a.capture_hidden().unwrap(), Outcome::NotFollowing);
         assert_eq!(a.gap(), Some(Gap::BadFrame), "{at} {captured}");
     }
+}
+
+/// A new TXID copied the open segment while commits waited. Of a capture that
+/// had failed in its midst the copy kept the newer pages only, and the record the
+/// length of what it had copied from.
+#[test]
+fn a_new_txid_moves_no_page() {
+    let tmp = tempfile::tempdir().unwrap();
+    let place = place(tmp.path());
+    let (mut wal, mut a, mut b) = two(&place);
+    wal.commit(2, 2).write(&place.wal_path);
+    acquire(&mut a).capture_to(end([7, 1], 2)).unwrap();
+    let inode = |txid| os::stat(&place.dir.join(file_name(Txid(txid), 0))).unwrap().map(|s| s.ino);
+    let before = inode(5);
+    // Pages that the record does not count.
+    a.partial = true;
+    a.segment.as_mut().unwrap().append([(2, [9u8; PAGE].as_slice())].into_iter()).unwrap();
+    a.rebase(Txid(9)).unwrap();
+    assert_eq!((inode(5), inode(9)), (None, before));
+    a.let_go();
+    let sealed = acquire(&mut b).seal(9).unwrap().unwrap();
+    assert_eq!((sealed.txid(), pages(&sealed), b.gap()), (Txid(9), vec![(2, 2)], None));
+}
+
+/// The record could not be written: its file keeps the name that it has there.
+#[test]
+fn a_new_txid_that_is_not_recorded_is_taken_back() {
+    let tmp = tempfile::tempdir().unwrap();
+    let place = place(tmp.path());
+    let (mut wal, mut a, mut b) = two(&place);
+    wal.commit(2, 2).write(&place.wal_path);
+    acquire(&mut a).capture_to(end([7, 1], 2)).unwrap();
+    a.locked = false;
+    assert!(a.rebase(Txid(9)).is_err());
+    a.release();
+    let sealed = acquire(&mut b).seal(9).unwrap().unwrap();
+    assert_eq!((sealed.txid(), pages(&sealed), b.gap()), (Txid(5), vec![(2, 2)], None));
 }

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::capture::recover::{Acquired, Stranger};
+use crate::capture::sealed::Read;
 use crate::capture::{Capture, Gap};
 use crate::db::{Db, History, Pending, lock};
 use crate::error::{Error, ErrorKind, Result};
@@ -332,9 +333,16 @@ impl Db {
             self.counters.bystander.store(true, Ordering::Relaxed);
             return Ok(false);
         };
+        let stored = Shipped::load(&self.vfs_dir())?.map(|(txid, _)| txid);
+        // Before commits have to wait for it. Nobody else changes what is sealed now.
+        let unread = match self.capture().as_mut() {
+            Some(capture) => capture.unread(stored)?,
+            None => return Ok(false),
+        };
+        let read = unread.read();
         let mut guard = self.capture();
         let Some(capture) = guard.as_mut() else { return Ok(false) };
-        self.load_spool(capture)?;
+        self.load_spool(capture, stored, read)?;
         self.counters.bystander.store(false, Ordering::Relaxed);
         // Until it is emptied, the file says that somebody ships, or died of it.
         file.set_len(0)?;
@@ -345,13 +353,12 @@ impl Db {
     }
 
     /// What waits for storage, as whoever shipped before left it.
-    fn load_spool(&self, capture: &mut Capture) -> Result<()> {
+    fn load_spool(&self, capture: &mut Capture, stored: Option<Txid>, read: Read) -> Result<()> {
         if capture.backfill().is_some() {
             // Whoever gathered is gone, and what he found equal to storage is not known.
             capture.declare_gap(Gap::SnapshotInterrupted)?;
         }
-        let stored = Shipped::load(&self.vfs_dir())?.map(|(txid, _)| txid);
-        let sealed = capture.take_sealed(stored);
+        let sealed = capture.take_sealed(stored, read);
         self.tell_notes(capture);
         let sealed = sealed?;
         let position = *capture.position();

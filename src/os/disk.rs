@@ -362,7 +362,21 @@ impl File {
             .map_err(|e| Error::io("fsync", &self.path, e))
     }
 
-    /// The path that it was opened by.
+    /// Gives the file another name, in place of whatever has it.
+    ///
+    /// # Errors
+    /// It could not be renamed, or its path leads to another file.
+    pub fn rename(&mut self, to: &Path) -> Result<()> {
+        if !self.is_in_place() {
+            let gone = io::Error::from(io::ErrorKind::NotFound);
+            return Err(Error::io("rename", &self.path, gone));
+        }
+        rename(&self.path, to)?;
+        to.clone_into(&mut self.path);
+        Ok(())
+    }
+
+    /// The path that it was opened by, or has by now.
     pub fn path(&self) -> &Path {
         &self.path
     }
