@@ -85,15 +85,10 @@ impl Pages {
         let size = reader.size()?;
         complete(&mut header, |buf, at| reader.read_at(buf, at), size, db.page_size_seen())?;
         let (ticket, _) = db.pin.set(reader);
-        let mut pages = Pages {
-            db: Arc::clone(db),
-            source: Source::Pinned { ticket, wal: None, overlay: PageMap::default() },
-            header,
-        };
-        if header.mx_frame > 0 {
-            pages.lay_over()?;
-        }
-        Ok(pages)
+        // The frames are read with the first page: until then the caller may hold
+        // what commits wait for, and the read mark keeps them in the WAL.
+        let source = Source::Pinned { ticket, wal: None, overlay: PageMap::default() };
+        Ok(Pages { db: Arc::clone(db), source, header })
     }
 
     /// Reads a database that nobody writes.
@@ -131,8 +126,12 @@ impl Pages {
         }
     }
 
+    /// Finds the newest frame of each page, once.
     fn lay_over(&mut self) -> Result<()> {
         let Source::Pinned { wal, overlay, .. } = &mut self.source else { return Ok(()) };
+        if self.header.mx_frame == 0 || wal.is_some() {
+            return Ok(());
+        }
         let file = File::open(&self.db.wal_path)?;
         let frame_len = FRAME_HEADER_SIZE as u64 + u64::from(self.header.page_size);
         let per_chunk = (frames::CHUNK_BYTES / frame_len).max(1) as u32;
@@ -207,6 +206,7 @@ impl Pages {
     /// Fills `buf` with pages from `first`. What the file does not have is
     /// zeros, as SQLite reads it.
     fn read(&mut self, buf: &mut [u8], first: Pgno) -> Result<()> {
+        self.lay_over().map_err(|e| if self.is_pinned() { e } else { moved() })?;
         let page_len = self.header.page_size as usize;
         let at = u64::from(first - 1) * page_len as u64;
         match &mut self.source {
@@ -229,6 +229,14 @@ impl Pages {
             }
         }
         Ok(())
+    }
+
+    /// Whether nobody has ended the read transaction, if there is one.
+    fn is_pinned(&self) -> bool {
+        match &self.source {
+            Source::Pinned { ticket, .. } => self.db.pin.holds(*ticket),
+            Source::Closed { .. } => true,
+        }
     }
 
     /// Everything was read: the state must have been still all the time.

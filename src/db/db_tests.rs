@@ -14,6 +14,7 @@ use crate::host::{DatabaseFile, Host, PinnedReader, WalIndexHeader};
 use crate::log::{Level, Log};
 use crate::ltx::Txid;
 use crate::os::disk as os;
+use crate::pages::Pages;
 use crate::replica::conflict;
 use crate::store::{OpenRequest, Store};
 use crate::tasks;
@@ -214,4 +215,24 @@ fn a_conflict_is_nobody_elses() {
     let mut guard = bench.db.capture();
     let capture = guard.as_mut().unwrap();
     assert_eq!((capture.gap(), capture.position().wal.frame), (None, header.mx_frame));
+}
+
+/// The whole WAL was read under the lock that commits wait for when it goes away.
+#[test]
+fn a_read_transaction_begins_without_reading_the_wal() {
+    let mut bench = Bench::new();
+    for fill in 1..4 {
+        bench.commit(2, fill);
+    }
+    std::fs::rename(&bench.db.wal_path, bench.db.wal_path.with_extension("away")).unwrap();
+    let mut pages = Pages::pin(&bench.db).unwrap();
+    let mut page = Vec::new();
+    assert_eq!(kind(pages.page(2, &mut page)), Some(ErrorKind::NotFound));
+    std::fs::rename(bench.db.wal_path.with_extension("away"), &bench.db.wal_path).unwrap();
+    pages.page(2, &mut page).unwrap();
+    assert_eq!(page, [3; PAGE]);
+    // Whoever wants the file for himself ends it before anything was read, too.
+    let mut pages = Pages::pin(&bench.db).unwrap();
+    bench.db.before_exclusive();
+    assert_eq!(kind(pages.page(2, &mut page)), Some(ErrorKind::Transient));
 }
