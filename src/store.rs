@@ -204,17 +204,34 @@ impl Store {
         config: &DbConfig,
         will_create: bool,
     ) -> Result<()> {
-        let client = self.client(path, config)?;
-        self.refuse_shared_url(path, &client)?;
-        let checked = probe::check(self, path, config, &client, will_create);
+        let checked = self.client(path, config).and_then(|client| {
+            self.refuse_shared_url(path, &client)?;
+            probe::check(self, path, config, &client, will_create)
+        });
         if let Ok(Some(found)) = &checked {
             lock(&self.registry).found.insert(path.to_owned(), *found);
         }
         if checked.is_err() {
-            lock(&self.registry).clients.remove(path);
+            self.given_up(path);
             self.stop_if_unused();
         }
         checked.map(drop)
+    }
+
+    /// An open that was checked did not come to be: nothing is kept for it.
+    pub fn given_up(&self, path: &Path) {
+        let mut registry = lock(&self.registry);
+        registry.found.remove(path);
+        if !registry.databases.values().any(|db| db.path == path) {
+            registry.clients.remove(path);
+        }
+    }
+
+    /// Paths for which something is kept.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        let registry = lock(&self.registry);
+        registry.clients.len() + registry.found.len()
     }
 
     fn client(&self, path: &Path, config: &DbConfig) -> Result<Arc<Client>> {

@@ -67,6 +67,17 @@ pub(crate) struct Replicated {
     config: DbConfig,
     name_address: usize,
     exists: bool,
+    /// The connection is registered.
+    registered: bool,
+}
+
+impl Drop for Replicated {
+    fn drop(&mut self) {
+        if !self.registered {
+            let path = Path::new(OsStr::from_bytes(&self.path));
+            runtime::store().given_up(path);
+        }
+    }
 }
 
 /// Decides about the open of a main database.
@@ -126,6 +137,7 @@ fn decide(request: OpenRequest) -> Result<Plan, String> {
         config: found.config,
         name_address: request.name_address,
         exists,
+        registered: false,
     };
     Ok(Plan::Replicate { flags, replicated: Box::new(replicated) })
 }
@@ -152,7 +164,7 @@ impl Replicated {
     ///
     /// # Errors
     /// `SQLITE_CANTOPEN`, with the reason in the thread's last error and the log.
-    pub(crate) fn open(self, vfs: HostVfs) -> Result<MainFile, i32> {
+    pub(crate) fn open(mut self, vfs: HostVfs) -> Result<MainFile, i32> {
         let as_path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
         let checked = if self.exists {
             runtime::store().before_open(&as_path(&self.path), &self.config, false)
@@ -165,7 +177,7 @@ impl Replicated {
         let request = litestream::store::OpenRequest {
             path: as_path(&self.path),
             wal_path: as_path(&registry::wal_name(&self.path)),
-            config: self.config,
+            config: self.config.clone(),
             read_only: false,
             host: Arc::new(HostDatabase::new(vfs, &self.path)),
         };
@@ -185,9 +197,10 @@ impl Replicated {
         });
         registry::add(Entry {
             name_address: self.name_address,
-            path: self.path,
+            path: std::mem::take(&mut self.path),
             connection: Arc::clone(&shared),
         });
+        self.registered = true;
         Ok(MainFile {
             shared,
             level: Cell::new(SQLITE_LOCK_NONE),

@@ -84,7 +84,7 @@ struct Bench {
     db: Arc<Db>,
     wal: Wal,
     index: Arc<Mutex<WalIndexHeader>>,
-    _store: Arc<Store>,
+    store: Arc<Store>,
 }
 
 fn new_database(path: &Path) {
@@ -115,7 +115,7 @@ impl Bench {
         db.wal_opened();
         let header = *lock(&index);
         db.first_read(db.noted(), &header);
-        Bench { _dir: dir, db, wal, index, _store: store }
+        Bench { _dir: dir, db, wal, index, store }
     }
 
     /// The application commits page `pgno`.
@@ -235,4 +235,23 @@ fn a_read_transaction_begins_without_reading_the_wal() {
     let mut pages = Pages::pin(&bench.db).unwrap();
     bench.db.before_exclusive();
     assert_eq!(kind(pages.page(2, &mut page)), Some(ErrorKind::Transient));
+}
+
+/// Every path whose open had failed was kept for the life of the process.
+#[test]
+fn an_open_that_fails_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(Arc::new(Silent));
+    let config = DbConfig::new(format!("file://{}", dir.path().join("replica").display()));
+    for n in 0..3 {
+        let path = dir.path().join(format!("{n}.db"));
+        store.before_open(&path, &config, true).unwrap();
+        assert_eq!(store.kept(), 1);
+        store.given_up(&path);
+        assert_eq!(store.kept(), 0);
+    }
+    // What is open is kept as long as that.
+    let bench = Bench::new();
+    bench.store.given_up(bench.db.path());
+    assert_eq!(bench.store.kept(), 1);
 }
