@@ -77,6 +77,8 @@ pub struct Storage {
     pub latency_us_max: u64,
     image: Image,
     links: Vec<Link>,
+    /// The newest file of those that vanished, until the chain goes on.
+    gone: Option<Link>,
     /// Faults that happened, by name.
     pub hit: BTreeMap<&'static str, u64>,
     /// Requests.
@@ -95,6 +97,7 @@ impl Storage {
             latency_us_max,
             image: Image::default(),
             links: Vec::new(),
+            gone: None,
             hit: BTreeMap::new(),
             requests: 0,
         }
@@ -110,6 +113,11 @@ impl Storage {
         self.links.last().copied()
     }
 
+    /// The newest file that was acknowledged, even if it vanished since.
+    pub fn acknowledged(&self) -> Option<Link> {
+        self.gone.or(self.newest())
+    }
+
     /// Everything that is stored.
     pub fn objects(&self) -> Vec<(FileInfo, Bytes)> {
         self.objects.iter().map(|(key, object)| (info(key, object), object.data.clone())).collect()
@@ -118,6 +126,7 @@ impl Storage {
     /// Removes the newest `n` files; returns the newest TXID that is left.
     pub fn vanish(&mut self, n: u64) -> Option<u64> {
         let kept = self.links.len().saturating_sub(n as usize);
+        self.gone = self.newest();
         for link in self.links.split_off(kept) {
             self.objects.remove(&(0, link.txid, link.txid));
         }
@@ -205,6 +214,7 @@ fn extend(
         Some(place) => {
             let link = Link { txid: expected, digest, place };
             storage.links.push(link);
+            storage.gone = None;
             Ok(link)
         }
         None => Err(format!(

@@ -333,7 +333,7 @@ impl Session {
         }
         match answer {
             Ok(txid) => {
-                let stored = locked(&self.world.storage).newest();
+                let stored = locked(&self.world.storage).acknowledged();
                 let txid = u64::from_str_radix(&txid, 16).unwrap_or(0);
                 self.world.tell(&format!("litestream_sync: TXID {txid}"));
                 let enough = stored.is_some_and(|l| {
