@@ -100,6 +100,8 @@ pub struct Plan {
     pub incidents: &'static [Incident],
     /// Commits between two incidents, least and most.
     pub rest: (u64, u64),
+    /// Disk and storage are slow.
+    pub slow: bool,
     /// Transactions also write another database, which is not replicated.
     pub attached: bool,
     /// Settings in the URI of the database.
@@ -141,6 +143,7 @@ impl Plan {
             host_trouble: rng.chance(1, 4),
             journals: rng.chance(1, 4),
             attached: rng.chance(1, 4),
+            slow: false,
             storage,
             incidents: INCIDENTS,
             rest: (10, 110),
@@ -218,12 +221,15 @@ struct Driver {
 pub fn run(plan: &Plan) -> Report {
     litestream_vfs::simulation::reset_randomness();
     let mut rng = Rng::new(plan.seed ^ 0xd21e);
-    let pace = Pace {
+    let mut pace = Pace {
         switch_one_in: rng.pick(&[2, 8, 32, 128]),
         step_ns_max: rng.pick(&[500, 2_000, 20_000]),
         fsync_us_max: rng.pick(&[50, 1_000, 10_000]),
     };
-    let latency = rng.pick(&[200, 2_000, 50_000, 300_000]);
+    let mut latency = rng.pick(&[200, 2_000, 50_000, 300_000]);
+    if plan.slow {
+        (pace.fsync_us_max, latency) = (50_000, 2_000_000);
+    }
     let mut storage = Storage::new(plan.seed ^ 0x5702, latency);
     storage.faults = plan.storage;
     let world = World::new(plan.seed, pace, storage, Oracle::new(DATABASE));

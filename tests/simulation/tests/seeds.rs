@@ -54,7 +54,7 @@ fn every_restore_is_a_state_that_was_committed() {
 /// just being opened, and its next file was laid over the wrong state (61). One
 /// that does not ship believed TXIDs of before the power loss (63, 139, 166).
 #[test]
-fn processes_that_come_back_together_after_a_power_loss() {
+fn r_61_processes_come_back_together_after_a_power_loss() {
     let _alone = alone();
     for seed in [61, 63, 139, 166] {
         let plan = Plan {
@@ -68,6 +68,23 @@ fn processes_that_come_back_together_after_a_power_loss() {
             journals: false,
             incidents: &[Incident::PowerLoss],
             rest: (5, 40),
+            ..Plan::new(seed, 400)
+        };
+        check(&run(&plan));
+    }
+}
+
+/// Snapshots take as long as many commits and checkpoints, and are cut short by crashes.
+#[test]
+fn r_04_snapshots_on_a_slow_disk_under_writes() {
+    let _alone = alone();
+    for seed in 0..4 {
+        let plan = Plan {
+            slow: true,
+            rows: 300,
+            foreigners: true,
+            incidents: &[Incident::Crash, Incident::Foreigner],
+            rest: (20, 80),
             ..Plan::new(seed, 400)
         };
         check(&run(&plan));
