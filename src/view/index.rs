@@ -31,11 +31,17 @@ struct Slot {
     pages: u32,
 }
 
+type Chunk = [Place; CHUNK];
+
 /// The newest version of each page; immutable once it is part of a view.
+///
+/// Pages beyond the end are kept: a database that shrinks and grows again has
+/// what a restore of the same files gives it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
     commit: Pgno,
-    chunks: Vec<Arc<[Place; CHUNK]>>,
+    /// Chunks without a page are not there.
+    chunks: Vec<Option<Arc<Chunk>>>,
     /// Slots without a file are free, and listed in `free`.
     files: Vec<Option<Slot>>,
     free: Vec<u32>,
@@ -43,32 +49,28 @@ pub(crate) struct Index {
 
 impl Index {
     /// Lays the pages of `file` over the present ones and gives the database
-    /// the size `commit` in pages.
-    ///
-    /// Pages beyond the size are dropped. Of several files it is enough to give
-    /// the last one's size: a page that a shrink cut off and a growth brought back
-    /// without writing it is free, and nobody reads it.
+    /// the size `commit` in pages. Of several files the last one's size counts.
     pub(crate) fn apply(&mut self, file: &Arc<RemoteFile>, commit: Pgno) {
-        self.resize(commit);
+        self.commit = commit;
+        let pages = file.index.len() as u32;
+        let Some(last) = file.index.len().checked_sub(1).and_then(|n| file.index.get(n)) else {
+            return;
+        };
+        let chunks = split(last.pgno).0 + 1;
+        if self.chunks.len() < chunks {
+            self.chunks.resize(chunks, None);
+        }
         let slot = self.free.pop().map_or(self.files.len(), |free| free as usize);
         if slot == self.files.len() {
             self.files.push(None);
         }
-        let mut taken = 0;
+        self.files[slot] = Some(Slot { file: Arc::clone(file), pages });
         for (position, pgno) in file.index.iter().map(|entry| entry.pgno).enumerate() {
-            if pgno == 0 || pgno > commit {
-                continue;
-            }
-            let place = Place { slot: slot as u32, position: position as u32 };
             let (chunk, at) = split(pgno);
-            let old = std::mem::replace(&mut Arc::make_mut(&mut self.chunks[chunk])[at], place);
+            let chunk = self.chunks[chunk].get_or_insert_with(|| Arc::new([EMPTY; CHUNK]));
+            let place = Place { slot: slot as u32, position: position as u32 };
+            let old = std::mem::replace(&mut Arc::make_mut(chunk)[at], place);
             self.release(old);
-            taken += 1;
-        }
-        if taken > 0 {
-            self.files[slot] = Some(Slot { file: Arc::clone(file), pages: taken });
-        } else {
-            self.free.push(slot as u32);
         }
     }
 
@@ -78,7 +80,7 @@ impl Index {
             return None;
         }
         let (chunk, at) = split(pgno);
-        let place = self.chunks[chunk][at];
+        let place = self.chunks.get(chunk)?.as_ref()?[at];
         let slot = self.files.get(place.slot as usize)?.as_ref()?;
         Some((&slot.file, place.position as usize))
     }
@@ -93,41 +95,13 @@ impl Index {
         self.files.iter().flatten().map(|slot| &slot.file)
     }
 
-    /// The first page that no file holds, other than `except`.
-    pub(crate) fn first_missing(&self, except: Pgno) -> Option<Pgno> {
-        let places = self.chunks.iter().flat_map(|chunk| chunk.iter());
-        let missing = (1..=self.commit)
-            .zip(places)
-            .find(|(pgno, place)| place.slot == NOWHERE && *pgno != except);
-        missing.map(|(pgno, _)| pgno)
-    }
-
     /// Bytes of memory that it takes, with its files' indexes.
     pub(crate) fn memory(&self) -> usize {
         let files: usize = self.files().map(|file| file.index.memory()).sum();
-        self.chunks.len() * size_of::<[Place; CHUNK]>()
+        self.chunks.iter().flatten().count() * size_of::<Chunk>()
+            + self.chunks.len() * size_of::<Option<Arc<Chunk>>>()
             + self.files.len() * size_of::<Option<Slot>>()
             + files
-    }
-
-    fn resize(&mut self, commit: Pgno) {
-        let chunks = (commit as usize).div_ceil(CHUNK);
-        if commit < self.commit {
-            for pgno in commit + 1..=self.commit {
-                let (chunk, at) = split(pgno);
-                let old = self.chunks[chunk][at];
-                if old.slot == NOWHERE {
-                    continue;
-                }
-                self.release(old);
-                // Chunks behind the new end go as a whole.
-                if chunk < chunks {
-                    Arc::make_mut(&mut self.chunks[chunk])[at] = EMPTY;
-                }
-            }
-        }
-        self.chunks.resize_with(chunks, || Arc::new([EMPTY; CHUNK]));
-        self.commit = commit;
     }
 
     /// `place` is no longer the newest version of its page.

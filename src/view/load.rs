@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use futures_util::future::try_join;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::future::{BoxFuture, try_join};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::file::{FileIndex, RemoteFile, next_uid};
 use crate::error::{Error, ErrorKind, Result};
@@ -120,11 +120,9 @@ impl Files {
     /// `NotFound` when one is gone or was replaced since it was listed.
     pub(crate) async fn load(&self, files: &[Listed]) -> Result<Vec<Loaded>> {
         let last = files.len().saturating_sub(1);
-        let fetched: Vec<Fetched> = stream::iter(files.iter().enumerate())
-            .map(|(n, file)| self.fetch(file, n == last))
-            .buffered(LOADS_MAX)
-            .try_collect()
-            .await?;
+        let fetches: Vec<BoxFuture<'_, Result<Fetched>>> =
+            files.iter().enumerate().map(|(n, file)| self.fetch(file, n == last).boxed()).collect();
+        let fetched: Vec<Fetched> = stream::iter(fetches).buffered(LOADS_MAX).try_collect().await?;
         let page_size = fetched.last().and_then(Fetched::header).map_or(0, |h| h.page_size);
         fetched.into_iter().map(|fetched| self.remember(fetched, page_size)).collect()
     }
@@ -144,6 +142,8 @@ impl Files {
             tail.header = Some(self.header(id, &front.bytes)?);
             tail.front = Some(front.bytes);
             tail
+        } else if with_header {
+            self.all(id).await?
         } else {
             self.tail(id, size).await?
         };
@@ -195,8 +195,7 @@ impl Files {
     async fn tail(&self, id: &FileId, size: u64) -> Result<Tail> {
         let guess = (size / INDEX_SHARE).clamp(SUFFIX_MIN, SUFFIX_MAX);
         if guess >= size {
-            let piece = self.retrier.repeat(|| self.client.read_prefix(id, None)).await?;
-            return self.whole(id, piece);
+            return self.all(id).await;
         }
         let piece = self.retrier.repeat(|| self.client.read_suffix(id, guess)).await?;
         if piece.bytes.len() as u64 == piece.size {
@@ -208,6 +207,12 @@ impl Files {
             End::From(offset) => self.long_index(id, offset, &piece).await?,
         };
         Ok(Tail::new(id, &piece, index, checksum))
+    }
+
+    /// All of a file.
+    async fn all(&self, id: &FileId) -> Result<Tail> {
+        let piece = self.retrier.repeat(|| self.client.read_prefix(id, None)).await?;
+        self.whole(id, piece)
     }
 
     /// An index that begins at `offset`, before what was read.

@@ -3,6 +3,10 @@
 //!
 //! | part | what it is |
 //! |---|---|
+//! | `sources`, `source` | the replicas of this process, each with its newest view |
+//! | `session` | one connection: what it sees, and for how long |
+//! | `poll`, [`follow`] | looking for new files, and what they belong to |
+//! | [`build`], [`load`] | from what storage lists to a view; files and their indexes |
 //! | [`file`] | one stored file of one version, and where its pages lie |
 //! | [`index`] | which file holds the newest version of each page |
 //! | [`state`] | a view: one state of the database, immutable |
@@ -25,10 +29,17 @@ pub(crate) mod follow;
 pub(crate) mod index;
 pub(crate) mod load;
 pub(crate) mod page_cache;
+mod poll;
 pub(crate) mod prefetch;
 mod ranges;
+mod session;
+mod source;
+mod sources;
 pub(crate) mod state;
 #[cfg(test)]
 mod testing;
 
+pub use session::Session;
+pub use source::{HistoryFile, SourceStatus};
+pub use sources::{SourceOptions, Sources};
 pub use state::View;
