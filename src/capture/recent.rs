@@ -114,7 +114,7 @@ mod tests {
         let mut runs = vec![Run { pgno: 99, at: 0, len: 64 }];
         let whole = !recent.differences(pgno, data, &mut runs);
         assert_eq!(runs.remove(0).pgno, 99);
-        assert!(runs.iter().all(|r| r.pgno == pgno) && !(whole && !runs.is_empty()));
+        assert!(runs.iter().all(|r| r.pgno == pgno) && (!whole || runs.is_empty()));
         (!whole).then(|| runs.iter().map(|r| (r.at, r.len)).collect())
     }
 
