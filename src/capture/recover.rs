@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::capture::position::{POSITION_LEN, Position, WalPosition};
 use crate::capture::{Capture, Gap, POSITION_FILE, Published};
 use crate::error::{ErrorKind, Result};
-use crate::ltx::Txid;
 use crate::os::disk::{self as os, File, Owner};
 use crate::tasks;
 
@@ -279,6 +278,7 @@ mod tests {
     use super::*;
     use crate::capture::sealed::Read;
     use crate::capture::segment::{self, Seal, Segment};
+    use crate::ltx::Txid;
 
     fn sealed(dir: &std::path::Path, txid: u64) {
         sealed_as(dir, txid, 0);
