@@ -161,7 +161,7 @@ impl Follow {
         let mut listings = 1;
         let found = loop {
             let listing = Listing::fetch(files, false).await?;
-            match self.from_listing(files, view, &listing).await {
+            match self.through_listing(files, view, &listing).await {
                 Err(Fault::Gone(_)) if listings < LISTINGS_MAX => listings += 1,
                 found => break found?,
             }
@@ -170,7 +170,7 @@ impl Follow {
         Ok(found)
     }
 
-    async fn from_listing(
+    async fn through_listing(
         &mut self,
         files: &Files,
         view: &View,
