@@ -18,7 +18,7 @@ use crate::pages::page_size_of;
 use crate::restore::PageSet;
 use crate::sibling::Sibling;
 use crate::snapshot::in_wal_mode;
-use crate::{sibling, tasks};
+use crate::{shipped, sibling, tasks};
 
 /// Bytes that are copied between two looks at the capture state: what a commit
 /// may have to wait for is the appending of this much to the page cache.
@@ -49,7 +49,8 @@ pub(crate) fn is_alone(db: &Db, e: &Error) -> bool {
 pub(crate) fn take(db: &Arc<Db>, ledger: Option<Ledger>) -> Result<Option<Repair>> {
     let file = db.host.open_unlocked()?;
     let (equal, compared) = (PageSet::default(), 0);
-    let mut gathering = Gathering { db, file, ledger, equal, compared };
+    let needed = shipped::is_doubtful(&db.vfs_dir(), lock(&db.ship).acked, None)?;
+    let mut gathering = Gathering { db, file, ledger, equal, compared, needed };
     let Some(backfill) = gathering.begin()? else { return Ok(None) };
     let (mut at, mut deadline) = (1, None);
     loop {
@@ -87,6 +88,8 @@ struct Gathering<'a> {
     equal: PageSet,
     /// Pages that were compared with it.
     compared: u64,
+    /// A file is needed also when nothing differs: an earlier one may be in storage.
+    needed: bool,
 }
 
 impl Gathering<'_> {
@@ -216,7 +219,7 @@ impl Gathering<'_> {
         self.compared += 1;
         let stored = ledger.header().commit;
         let same = pgno <= stored
-            && (pgno != 1 || stored == commit)
+            && (pgno != 1 || (stored == commit && !self.needed))
             && ledger.sums().get(pgno)? == page_checksum(pgno, page);
         if same {
             self.equal.insert(pgno);

@@ -28,13 +28,15 @@ pub(crate) enum Found {
 
 /// Compares a state with the ledger and completes the next ledger for it, which
 /// stands for nothing before storage has the file that `header` begins. The
-/// read transaction is given back when it is needed still.
+/// read transaction is given back when it is needed still. A file that is `needed`
+/// has a page also when nothing differs.
 pub(crate) fn find(
     db: &Arc<Db>,
     mut pages: Pages,
     mut ledger: Ledger,
     header: &Header,
     form: PageForm,
+    needed: bool,
 ) -> Result<(Found, Option<Pages>)> {
     let mut differing = PageSet::default();
     let mut next = bookkeeping::begin_next(db);
@@ -53,7 +55,7 @@ pub(crate) fn find(
         encoder.as_mut().map_or(Ok(()), |e| e.encode_page(pgno, page))
     })?;
     let resized = ledger.header().commit != header.commit;
-    if differing.len() == 0 && !resized {
+    if differing.len() == 0 && !resized && !needed {
         pages.finish()?;
         drop(next);
         ledger::discard_next(&db.vfs_dir())?;

@@ -207,7 +207,7 @@ fn behind(db: &Arc<Db>, has: Txid, known: Txid) -> Result<Txid> {
 }
 
 /// What is decided here has to be recorded, or is decided again later.
-fn with_capture<T>(db: &Db, work: impl FnOnce(&mut Capture) -> Result<T>) -> Result<T> {
+pub(crate) fn with_capture<T>(db: &Db, work: impl FnOnce(&mut Capture) -> Result<T>) -> Result<T> {
     let mut guard = db.capture();
     match guard.as_mut() {
         Some(capture) => work(capture),
@@ -322,14 +322,16 @@ async fn own_snapshot(db: &Arc<Db>, txid: Txid) -> Result<bool> {
         match stored_header_is(db, &id, header).await {
             Ok(true) => {
                 let newest = i + 1 == attempts.len();
-                acknowledge(db, Header::decode(header)?, None).await?;
-                let mut guard = db.capture();
-                if let Some(capture) = guard.as_mut() {
-                    if newest && capture.position().following && snapshot_is(capture, txid) {
-                        capture.snapshot_done()?;
-                    } else if capture.position().snapshot_pending != Txid(0) {
-                        db.declare_gap(capture, Gap::SnapshotInterrupted)?;
+                let follows = with_capture(db, |capture| {
+                    let from = capture.position().following && snapshot_is(capture, txid);
+                    if newest && from {
+                        return Ok(true);
                     }
+                    not_on_top(db, capture).map(|()| false)
+                })?;
+                acknowledge(db, Header::decode(header)?, None).await?;
+                if follows {
+                    with_capture(db, Capture::snapshot_done)?;
                 }
                 return Ok(true);
             }
@@ -339,14 +341,21 @@ async fn own_snapshot(db: &Arc<Db>, txid: Txid) -> Result<bool> {
         }
     }
     if let Some(header) = forgotten_attempt(db, &id, &attempts).await? {
+        with_capture(db, |capture| not_on_top(db, capture))?;
         acknowledge(db, header, None).await?;
-        with_capture(db, |capture| match capture.gap() {
-            None => db.declare_gap(capture, Gap::SnapshotInterrupted),
-            Some(_) => Ok(()),
-        })?;
         return Ok(true);
     }
     Ok(false)
+}
+
+/// What is captured goes on from another state than that of the snapshot which
+/// storage turned out to have. Recorded before the snapshot is: a crash between
+/// them leaves the gap.
+pub(crate) fn not_on_top(db: &Db, capture: &mut Capture) -> Result<()> {
+    match capture.gap() {
+        None => db.declare_gap(capture, Gap::SnapshotInterrupted),
+        Some(_) => Ok(()),
+    }
 }
 
 /// The header of stored file `id` when it is one of so many attempts of ours
@@ -468,15 +477,18 @@ fn agree(db: &Arc<Db>, acked: Txid, equal: Option<u64>) -> Result<()> {
         let whole = ship.pending.get(shipped).is_none_or(|p| p.segment.txid() == acked.next());
         (acked, shipped, if whole { kept } else { 0 }, whole)
     };
+    // One that is not the snapshot just stored may come there yet, and only the
+    // next repair finds out.
+    let doubtful = shipped::is_doubtful(&db.vfs_dir(), acked, None)?;
     let after = Txid(acked.0.saturating_add(kept as u64));
     let page_size = stored.and_then(|(_, h)| Header::decode(&h).ok()).map_or(0, |h| h.page_size);
     // What can fail comes first: only then is anything sealed or shipped.
     if let Some(capture) = guard.as_mut() {
         if !whole {
             db.declare_gap(capture, Gap::SpoolDamaged)?;
-        } else if landed && capture.gap().is_none() {
+        } else if landed && !doubtful && capture.gap().is_none() {
             capture.snapshot_done()?;
-        } else if pending != Txid(0) && capture.gap().is_none() {
+        } else if (pending != Txid(0) || doubtful) && capture.gap().is_none() {
             db.declare_gap(capture, Gap::SnapshotInterrupted)?;
         }
         if capture.gap().is_none() && !is_proven(capture, equal) {

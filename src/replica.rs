@@ -409,13 +409,14 @@ pub(crate) async fn stored_attempt(db: &Db, id: &FileId) -> Result<Option<Header
 /// segment: it stands, and a repair takes the place of what was sealed after it.
 async fn give_way(db: &Arc<Db>, earlier: Header) -> Result<()> {
     let txid = earlier.max_txid;
-    acknowledge(db, earlier, None).await?;
+    // First: a crash after the record would leave a segment that seems shipped.
     let for_drop = Arc::clone(db);
     tasks::spawn_blocking(move || growth::take_back(&for_drop, txid, Gap::SnapshotInterrupted))
         .await
         .map_err(|e| {
             Error::new(ErrorKind::Internal, "taking segments back failed").with_source(e)
         })??;
+    acknowledge(db, earlier, None).await?;
     Err(Error::new(
         ErrorKind::Transient,
         format!("an earlier snapshot is in storage as TXID {txid}; a repair follows"),

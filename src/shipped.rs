@@ -73,6 +73,15 @@ pub(crate) fn forgot_attempts(attempts: &[[u8; HEADER_SIZE]]) -> bool {
     attempts.len() >= ATTEMPTS_MAX
 }
 
+/// Whether an attempt other than `present` may be in storage beyond `acked`, or
+/// come there yet.
+pub(crate) fn is_doubtful(dir: &Path, acked: Txid, present: Option<&Header>) -> Result<bool> {
+    let all = attempts(dir)?;
+    let present = present.map(Header::encode);
+    let beyond = |h: &[u8; HEADER_SIZE]| Header::decode(h).is_ok_and(|h| h.max_txid > acked);
+    Ok(all.iter().any(|h| Some(*h) != present && beyond(h)))
+}
+
 /// Remembers a snapshot before it is sent.
 pub(crate) fn remember_attempt(dir: &Path, header: &Header, owner: Option<Owner>) -> Result<()> {
     let mut all = attempts(dir)?;

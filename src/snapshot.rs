@@ -209,6 +209,8 @@ async fn already_there(db: &Arc<Db>, id: &FileId, header: &Header) -> Result<()>
         return Ok(());
     }
     if let Some(earlier) = stored_attempt(db, id).await? {
+        // First: with its TXID stored, the state of this one would seem to be.
+        history::with_capture(db, |capture| history::not_on_top(db, capture))?;
         acknowledge(db, earlier, None).await?;
         return Err(Error::new(
             ErrorKind::Transient,
@@ -286,7 +288,9 @@ fn begin(db: &Arc<Db>, ledger: Option<Ledger>) -> Result<State> {
         return Ok(State::Still(Box::new(begun)));
     };
     let form: PageForm = db.config.page_form;
-    let (found, pages) = difference::find(db, pages, ledger, &header, form)?;
+    // A file settles which of them storage has: this one, or one that was given up.
+    let needed = shipped::is_doubtful(&db.vfs_dir(), header.min_txid.prev(), Some(&header))?;
+    let (found, pages) = difference::find(db, pages, ledger, &header, form, needed)?;
     let (count, content) = match found {
         Found::Nothing => (0, Content::Nothing),
         Found::Encoded(bytes, count) => (count, Content::Encoded(bytes)),

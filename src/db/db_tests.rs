@@ -8,16 +8,17 @@ use crate::capture::test_wal::{PAGE, Wal};
 use crate::capture::{Capture, Gap, Outcome, Published};
 use crate::config::DbConfig;
 use crate::db::hold::SHIPPER_FILE;
-use crate::db::{Db, Pending, lock};
+use crate::db::{Db, History, Pending, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{DatabaseFile, Host, PinnedReader, WalIndexHeader};
 use crate::log::{Level, Log};
-use crate::ltx::Txid;
+use crate::ltx::{Encoder, Header, Txid};
 use crate::os::disk as os;
 use crate::pages::Pages;
 use crate::replica::conflict;
+use crate::replica_client::FileId;
 use crate::store::{OpenRequest, Store};
-use crate::tasks;
+use crate::{shipped, tasks};
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -150,6 +151,71 @@ impl Drop for Bench {
 
 fn kind<T>(found: Result<T>) -> Option<ErrorKind> {
     found.err().map(|e: Error| e.kind())
+}
+
+impl Bench {
+    /// An attempt at a repair with page 2 as `fill`, which is given up.
+    fn attempt(&self, fill: u8) -> (Header, Vec<u8>) {
+        self.until("the first snapshot is under way", |db| {
+            shipped::attempts(&db.vfs_dir()).unwrap().is_empty()
+        });
+        let txid = lock(&self.db.ship).acked.next();
+        let header = Header { node_id: 1, ..Header::new(PAGE as u32, 3, txid, txid, 77) };
+        shipped::remember_attempt(&self.db.vfs_dir(), &header, None).unwrap();
+        let mut file = Vec::new();
+        let mut encoder = Encoder::new(&mut file, header, self.db.config.page_form).unwrap();
+        encoder.encode_page(2, &[fill; PAGE]).unwrap();
+        encoder.finish().unwrap();
+        (header, file)
+    }
+
+    /// As a repair that is given up leaves it.
+    fn gap(&self) {
+        let declare = |c: &mut Capture| c.declare_gap(Gap::SnapshotInterrupted);
+        self.db.capture().as_mut().map(declare).unwrap().unwrap();
+        self.db.kick();
+    }
+
+    /// It had come to storage.
+    fn arrives(&self, header: &Header, file: &[u8]) {
+        let id = FileId { level: 0, min: header.min_txid, max: header.max_txid };
+        let dir = self._dir.path().join("replica/ltx/0");
+        std::fs::write(dir.join(id.file_name()), file).unwrap();
+    }
+}
+
+/// A repair was given up although storage had it, and the application took its
+/// change back: that nothing differs from the file before was taken for the end of it.
+#[test]
+fn what_was_given_up_is_not_forgotten_when_nothing_differs() {
+    let mut bench = Bench::new();
+    bench.commit(2, 2);
+    let first = bench.db.sync(PATIENCE).unwrap();
+    let (header, file) = bench.attempt(9);
+    bench.arrives(&header, &file);
+    bench.gap();
+    assert_eq!(bench.db.sync(PATIENCE).unwrap(), Txid(first.0 + 2));
+    // It never came there: a file in its place makes sure of it.
+    bench.attempt(9);
+    bench.gap();
+    assert_eq!(bench.db.sync(PATIENCE).unwrap(), Txid(first.0 + 3));
+}
+
+/// Storage had an attempt that was given up, and nothing was under way when that
+/// came out: what was captured since was laid over it.
+#[test]
+fn what_is_captured_is_not_laid_over_an_attempt_that_was_given_up() {
+    let mut bench = Bench::new();
+    bench.commit(2, 2);
+    let first = bench.db.sync(PATIENCE).unwrap();
+    let (header, file) = bench.attempt(9);
+    bench.arrives(&header, &file);
+    bench.until("the shipper does not rest", |db| !lock(&db.ship).running);
+    lock(&bench.db.ship).history = History::Unknown;
+    bench.db.kick();
+    bench.until("storage is not asked", |db| lock(&db.ship).history == History::Agreed);
+    bench.until("no repair", |db| db.peek().gap().is_none());
+    assert_eq!(bench.db.sync(PATIENCE).unwrap(), Txid(first.0 + 2));
 }
 
 /// A process that had faulted kept the shipper lock for as long as it lived, and

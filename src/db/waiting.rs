@@ -214,7 +214,8 @@ impl Db {
         let capture = self.peek();
         let rests = !capture.has_open()
             && capture.gap().is_none()
-            && capture.position().snapshot_pending == Txid(0);
+            && capture.position().snapshot_pending == Txid(0)
+            && self.doubtful(&capture).is_none();
         self.ships() && rests && lock(&self.ship).pending.is_empty() && self.is_caught_up()
     }
 
