@@ -24,6 +24,7 @@ pub mod host;
 pub mod ledger;
 pub mod log;
 pub mod ltx;
+pub mod moment;
 mod node;
 pub mod os;
 mod pace;
