@@ -15,8 +15,9 @@
 //! | `download` | the requests: how many at once, how slow before another is sent |
 //! | `btree`, [`prefetch`] | what is likely to be read next |
 //! | [`fetch`] | a page for a connection: from the cache, a range, or storage |
+//! | [`page_one`] | page 1 as SQLite is to see it |
 //!
-//! Knows nothing of capture, and nothing of SQLite but page numbers.
+//! Knows nothing of capture, and of SQLite only pages.
 
 #![allow(dead_code)]
 
@@ -29,6 +30,7 @@ pub(crate) mod follow;
 pub(crate) mod index;
 pub(crate) mod load;
 pub(crate) mod page_cache;
+pub mod page_one;
 mod poll;
 pub(crate) mod prefetch;
 mod ranges;
