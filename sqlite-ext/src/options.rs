@@ -9,16 +9,16 @@ use litestream::config::{DbConfig, KEYS, fill_placeholders, parse_bool};
 use litestream::config_file::Settings;
 use litestream::os::disk;
 
-use crate::config_source;
 use crate::raw_name::Parameters;
+use crate::{config_source, replica_name, replica_options};
 
 /// URI parameters that belong to SQLite or to VFSes below ours.
-const SQLITE_PARAMETERS: &[&str] =
+pub(crate) const SQLITE_PARAMETERS: &[&str] =
     &["mode", "cache", "psow", "nolock", "immutable", "vfs", "modeof", "8_3_names"];
 
 /// Options of replica URLs, in camel case and with hyphens. Which of them fit
 /// the URL at hand is for the replica client to say.
-const REPLICA_PARAMETERS: &[&str] = &[
+pub(crate) const REPLICA_PARAMETERS: &[&str] = &[
     "endpoint",
     "region",
     "forcePathStyle",
@@ -92,9 +92,13 @@ impl Configured {
             return Err("litestream_configure: the first argument is the path of a database file"
                 .to_owned());
         }
-        let known = DbConfig::new("").set(key, value).map_err(|e| e.to_string())?;
-        if !known && !REPLICA_PARAMETERS.contains(&key) {
-            return Err(format!("unknown config key: {key} (known: {})", KEYS.join(", ")));
+        let known = DbConfig::new("").set(key, value).map_err(|e| e.to_string())?
+            || REPLICA_PARAMETERS.contains(&key)
+            || replica_options::check(key, value)?;
+        if !known {
+            let mut keys = KEYS.to_vec();
+            keys.extend(replica_options::KEYS.iter().filter(|k| !KEYS.contains(k)));
+            return Err(format!("unknown config key: {key} (known: {})", keys.join(", ")));
         }
         let path = canonical(Path::new(database));
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,15 +107,20 @@ impl Configured {
         Ok(())
     }
 
-    fn of(&self, path: &Path) -> Parameters {
+    /// What was given for the database `path`, which [`canonical`] made.
+    pub(crate) fn of(&self, path: &Path) -> Parameters {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let mine = entries.iter().filter(|(p, _, _)| p == path);
         mine.map(|(_, k, v)| (k.clone(), v.clone())).collect()
     }
 }
 
-/// The path without symbolic links, also of a file that does not exist yet.
+/// The path without symbolic links, also of a file that does not exist yet; a
+/// replica's URL with both its slashes.
 pub(crate) fn canonical(path: &Path) -> PathBuf {
+    if let Some(url) = path.to_str().and_then(replica_name::as_url) {
+        return PathBuf::from(url);
+    }
     if let Ok(found) = disk::canonical(path) {
         return found;
     }
@@ -153,8 +162,9 @@ pub(crate) fn find(
         if KEYS.contains(&key.as_str()) {
             config.set(key, value).map_err(|e| e.to_string())?;
         } else if REPLICA_PARAMETERS.contains(&key.as_str()) {
-            config.replica_parameters.retain(|(k, _)| !is_same_parameter(k, key));
-            config.replica_parameters.push((key.clone(), value.clone()));
+            put_parameter(&mut config.replica_parameters, key, value);
+        } else if key != "role" && replica_options::KEYS.contains(&key.as_str()) {
+            return Err(for_replicas(key));
         }
     }
     if !config.replica_url.is_empty() {
@@ -168,6 +178,24 @@ pub(crate) fn find(
         )),
         None => Ok(None),
     }
+}
+
+/// Adds an option of a replica's URL in place of an earlier one of that name.
+pub(crate) fn put_parameter(parameters: &mut Parameters, key: &str, value: &str) {
+    parameters.retain(|(k, _)| !is_same_parameter(k, key));
+    parameters.push((key.to_owned(), value.to_owned()));
+}
+
+/// Whether `key` is an option of databases that are written.
+pub(crate) fn is_primarys(key: &str) -> bool {
+    KEYS.contains(&key)
+}
+
+fn for_replicas(key: &str) -> String {
+    format!(
+        "{key} is an option of replicas, and this opens a local database: open the replica's URL \
+         itself, or pass role=replica"
+    )
 }
 
 /// Whether two names are the two spellings of one parameter, or one of them.
@@ -199,7 +227,8 @@ fn refuse_unknown(uri: &Parameters) -> Result<(), String> {
         !(k.starts_with('_')
             || SQLITE_PARAMETERS.contains(k)
             || KEYS.contains(k)
-            || REPLICA_PARAMETERS.contains(k))
+            || REPLICA_PARAMETERS.contains(k)
+            || replica_options::KEYS.contains(k))
     });
     let Some(key) = unknown else { return Ok(()) };
     let in_url = uri.iter().any(|(k, v)| k == "replica_url" && v.contains('?'));
@@ -221,15 +250,11 @@ fn from_environment(
     env: Env<'_>,
     is_named: bool,
 ) -> Result<(), String> {
-    let only = env("LITESTREAM_DATABASE");
-    if only.as_ref().is_some_and(|only| canonical(Path::new(only)) != path) {
+    if is_elsewhere(path, env) {
         return Ok(());
     }
     if !is_named {
-        let Some(url) = env("LITESTREAM_REPLICA_URL") else { return Ok(()) };
-        if only.is_none() && mode == Mode::Default {
-            check_default_mode(env)?;
-        }
+        let Some(url) = environment_url(path, mode, env)? else { return Ok(()) };
         config.replica_url = fill_placeholders(&url, path).map_err(|e| e.to_string())?;
     }
     for key in KEYS.iter().filter(|k| !matches!(**k, "replica_url" | "adopt")) {
@@ -239,6 +264,30 @@ fn from_environment(
         }
     }
     Ok(())
+}
+
+/// Whether the environment's settings are for one database, and not for `path`.
+pub(crate) fn is_elsewhere(path: &Path, env: Env<'_>) -> bool {
+    env("LITESTREAM_DATABASE").is_some_and(|only| canonical(Path::new(&only)) != canonical(path))
+}
+
+/// The environment's URL as far as it is meant for `path`.
+///
+/// # Errors
+/// Text about a URL that would serve every database.
+pub(crate) fn environment_url(
+    path: &Path,
+    mode: Mode,
+    env: Env<'_>,
+) -> Result<Option<String>, String> {
+    if is_elsewhere(path, env) {
+        return Ok(None);
+    }
+    let url = env("LITESTREAM_REPLICA_URL");
+    if url.is_some() && mode == Mode::Default {
+        check_default_mode(env)?;
+    }
+    Ok(url)
 }
 
 /// Whether the environment's URL can serve as the default VFS's.

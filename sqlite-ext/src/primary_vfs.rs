@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use litestream::config::DbConfig;
 use litestream::db::Db;
 use litestream::host::OwnFile;
+use litestream::replica_client::url::redact;
 
 use crate::ffi::abi::*;
 use crate::ffi::api::api;
@@ -23,9 +24,10 @@ use crate::ffi::wal_index::{CKPT_LOCK, READ_LOCK_0, READ_MARKS, WRITE_LOCK, WalI
 use crate::options::{self, Configured, Mode};
 use crate::pin::HostDatabase;
 use crate::registry::{self, Entry};
+use crate::replica_vfs::{self, ReplicaFile};
 use crate::shield::Shield;
 use crate::transaction::Transaction;
-use crate::{last_error, log, raw_name, runtime};
+use crate::{last_error, log, raw_name, replica_name, runtime};
 
 /// Settings given in SQL, for the whole process.
 pub(crate) static CONFIGURED: Configured = Configured::new();
@@ -43,6 +45,10 @@ pub(crate) struct OpenRequest {
     pub flags: i32,
     /// Where SQLite keeps the name: the WAL's name lies in the same memory.
     pub name_address: usize,
+    /// Where it keeps the names of the journal and of the WAL.
+    pub companions: [usize; 2],
+    /// The open came by the VFS that opens replicas only.
+    pub is_replica_vfs: bool,
 }
 
 /// What becomes of an open.
@@ -59,6 +65,8 @@ pub(crate) enum Plan {
         /// What to do when it is open.
         replicated: Box<Replicated>,
     },
+    /// No file of the host's: a replica is read.
+    Replica(Box<ReplicaFile>),
 }
 
 /// An open of a replicated database that the host VFS is about to do.
@@ -91,7 +99,10 @@ pub(crate) fn plan(request: OpenRequest) -> Result<Plan, i32> {
 }
 
 fn refuse(path: &[u8], why: &str) -> i32 {
-    let text = format!("cannot open {}: {why}", String::from_utf8_lossy(path));
+    let name = String::from_utf8_lossy(path);
+    // The query of a replica's URL may hold credentials.
+    let shown = if replica_name::is_url(path) { redact(&name) } else { name.into_owned() };
+    let text = format!("cannot open {shown}: {why}");
     log::error(&text);
     last_error::set(text);
     SQLITE_CANTOPEN
@@ -99,14 +110,18 @@ fn refuse(path: &[u8], why: &str) -> i32 {
 
 fn decide(request: OpenRequest) -> Result<Plan, String> {
     let raw = raw_name::take(&request.path);
-    let flags = match &raw {
-        Some(parameters) => raw_name::apply_mode(parameters, request.flags)?,
+    // With the flag SQLite has parsed a URI, whose path looks like one itself.
+    let unparsed = raw.as_ref().filter(|_| request.flags & SQLITE_OPEN_URI == 0);
+    let flags = match unparsed {
+        Some(raw) => raw_name::apply_mode(&raw.parameters, request.flags)?,
         None => request.flags,
     };
-    let parameters = raw.as_ref().unwrap_or(&request.parameters);
+    let mut parameters = request.parameters.clone();
+    parameters.extend(raw.iter().flat_map(|raw| raw.parameters.clone()));
+    let parameters = &parameters;
     let vfs = parameters.iter().find(|(k, _)| k == "vfs").map(|(_, v)| v.as_str());
     let host = Plan::Host { flags };
-    if raw.is_some() && vfs.is_some_and(|v| v != crate::ffi::vfs::NAME) {
+    if unparsed.is_some() && vfs.is_some_and(|v| v != crate::ffi::vfs::NAME) {
         return Err(format!(
             "vfs={} works only when SQLite parses the URI",
             vfs.unwrap_or_default()
@@ -114,6 +129,9 @@ fn decide(request: OpenRequest) -> Result<Plan, String> {
     }
     let named = vfs.is_some() || !IS_DEFAULT.load(Ordering::Relaxed);
     let mode = if named { Mode::Named } else { Mode::Default };
+    if let Some(opening) = replica_vfs::plan(&request, raw.as_ref(), parameters, mode)? {
+        return Ok(Plan::Replica(Box::new(opening.open()?)));
+    }
     let path = Path::new(OsStr::from_bytes(&request.path));
     let found = options::find(path, parameters, &CONFIGURED, mode, &options::process_env)?;
     let Some(found) = found else { return Ok(host) };

@@ -15,7 +15,7 @@ use crate::last_error;
 pub(crate) type Parameters = Vec<(String, String)>;
 
 thread_local! {
-    static PENDING: RefCell<Option<(Vec<u8>, Parameters)>> = const { RefCell::new(None) };
+    static PENDING: RefCell<Option<(Vec<u8>, RawName)>> = const { RefCell::new(None) };
 }
 
 /// A parsed name.
@@ -23,7 +23,8 @@ thread_local! {
 pub(crate) struct RawName {
     /// The path, decoded.
     pub path: String,
-    parameters: Parameters,
+    /// Its parameters.
+    pub parameters: Parameters,
 }
 
 /// Parses a name that begins with `file:`; `None` for every other name.
@@ -33,6 +34,8 @@ pub(crate) struct RawName {
 pub(crate) fn parse(name: &[u8]) -> Result<Option<RawName>, i32> {
     let Some(rest) = name.strip_prefix(b"file:") else { return Ok(None) };
     split(rest).map(Some).map_err(|why| {
+        // A query may hold credentials of a replica.
+        let name = name.split(|b| *b == b'?').next().unwrap_or_default();
         last_error::set(format!("cannot open {}: {why}", String::from_utf8_lossy(name)));
         SQLITE_CANTOPEN
     })
@@ -69,7 +72,11 @@ fn without_authority(path: &[u8]) -> Result<&[u8], String> {
     }
 }
 
-fn decode(text: &[u8]) -> Result<String, String> {
+/// Percent-decodes as SQLite does: what is no escape stays as it is.
+///
+/// # Errors
+/// Text about a NUL or what is not UTF-8.
+pub(crate) fn decode(text: &[u8]) -> Result<String, String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&first, tail)) = rest.split_first() {
@@ -90,15 +97,15 @@ fn decode(text: &[u8]) -> Result<String, String> {
 }
 
 impl RawName {
-    /// Keeps the parameters for the open of `full_path` on this thread.
+    /// Keeps the name for the open of `full_path` on this thread.
     pub(crate) fn remember(self, full_path: &[u8]) {
-        let pending = (full_path.to_vec(), self.parameters);
+        let pending = (full_path.to_vec(), self);
         let _ = PENDING.try_with(|p| *p.borrow_mut() = Some(pending));
     }
 }
 
-/// The parameters remembered for `full_path`, if it was the last name parsed.
-pub(crate) fn take(full_path: &[u8]) -> Option<Parameters> {
+/// The name remembered for `full_path`, if it was the last one parsed.
+pub(crate) fn take(full_path: &[u8]) -> Option<RawName> {
     let pending = PENDING.try_with(|p| p.borrow_mut().take()).ok()??;
     (pending.0 == full_path).then_some(pending.1)
 }
@@ -164,6 +171,8 @@ mod tests {
             assert_eq!(parse(bad.as_bytes()), Err(SQLITE_CANTOPEN), "{bad}");
             assert!(last_error::get().contains("cannot open"), "{bad}");
         }
+        assert!(parse(b"file:s3://b/x?sseCustomerKey=geheim&y=%ff").is_err());
+        assert!(!last_error::get().contains("geheim"), "{}", last_error::get());
     }
 
     #[test]
@@ -171,7 +180,7 @@ mod tests {
         parsed("file:x?a=1").remember(b"/x");
         assert!(take(b"/y").is_none());
         parsed("file:x?a=1").remember(b"/x");
-        assert_eq!(take(b"/x").unwrap().len(), 1);
+        assert_eq!(take(b"/x").unwrap().parameters.len(), 1);
         assert!(take(b"/x").is_none());
     }
 

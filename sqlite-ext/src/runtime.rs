@@ -1,9 +1,11 @@
-//! The process's store of replicated databases, made at the first one. Threads
-//! do not survive `fork()`, so a child that opens a database makes its own.
+//! The process's store of replicated databases and its replicas, each made at the
+//! first one. Threads do not survive `fork()`, so a child that opens a database
+//! makes its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use litestream::store::Store;
+use litestream::view::Sources;
 
 use crate::ffi::process::{close_inherited, generation, watch};
 use crate::log::Sink;
@@ -20,12 +22,27 @@ pub(crate) fn store() -> Arc<Store> {
     if let Some((_, store)) = stores.iter().find(|(owner, _)| *owner == mine) {
         return Arc::clone(store);
     }
-    if !stores.is_empty() {
-        close_inherited();
-    }
+    close_inherited();
     let store = Store::new(Arc::new(Sink::from_environment()));
     stores.push((mine, Arc::clone(&store)));
     store
+}
+
+/// As [`STORES`], of the replicas that are read.
+static SOURCES: Mutex<Vec<(u32, Arc<Sources>)>> = Mutex::new(Vec::new());
+
+/// The replicas of this process.
+pub(crate) fn sources() -> Arc<Sources> {
+    watch();
+    let mut all = SOURCES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mine = generation();
+    if let Some((_, sources)) = all.iter().find(|(owner, _)| *owner == mine) {
+        return Arc::clone(sources);
+    }
+    close_inherited();
+    let sources = Sources::new(Arc::new(Sink::from_environment()));
+    all.push((mine, Arc::clone(&sources)));
+    sources
 }
 
 /// Ships what the databases of this process still hold; nothing in a child

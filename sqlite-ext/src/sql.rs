@@ -1,5 +1,6 @@
 //! The SQL surface: `litestream_...` as functions on every connection and as
-//! pragmas of replicated databases. Safe: `ffi::functions` brings the arguments.
+//! pragmas of replicated databases and replicas. Safe: `ffi::functions` brings
+//! the arguments. What replicas answer is in `sql_replica`.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use litestream::db::Db;
 
 use crate::options::{self, process_env};
 use crate::primary_vfs::{CONFIGURED, IS_DEFAULT, MainFile};
-use crate::{ffi, last_error, registry};
+use crate::replica_vfs::ReplicaFile;
+use crate::{ffi, last_error, registry, sql_replica};
 
 /// How the names of all functions and pragmas begin.
 pub(crate) const PREFIX: &str = "litestream_";
@@ -41,6 +43,15 @@ pub(crate) enum Answer {
 /// A result or the message of an SQL error.
 pub(crate) type Outcome = Result<Answer, String>;
 
+/// A database of ours.
+#[derive(Clone, Copy)]
+pub(crate) enum Database<'a> {
+    /// A local database that is replicated.
+    Primary(&'a MainFile),
+    /// A replica that is read.
+    Replica(&'a ReplicaFile),
+}
+
 /// One SQL function.
 pub(crate) struct Function {
     /// Its whole name.
@@ -58,8 +69,8 @@ pub(crate) struct Function {
 pub(crate) struct Call<'a> {
     /// The arguments.
     pub arguments: &'a [Argument],
-    /// The replicated database that the call is about.
-    pub database: Option<&'a MainFile>,
+    /// The database that the call is about, if it is one of ours.
+    pub database: Option<Database<'a>>,
 }
 
 /// Every function, in the order of their registration.
@@ -84,6 +95,34 @@ pub(crate) const FUNCTIONS: &[Function] = &[
         schema_at: Some(0),
         has_effects: false,
         run: lag,
+    },
+    Function {
+        name: "litestream_time",
+        arguments: &[0, 1],
+        schema_at: Some(0),
+        has_effects: false,
+        run: sql_replica::time,
+    },
+    Function {
+        name: "litestream_set_time",
+        arguments: &[1, 2],
+        schema_at: Some(1),
+        has_effects: true,
+        run: sql_replica::set_time,
+    },
+    Function {
+        name: "litestream_refresh",
+        arguments: &[0, 1],
+        schema_at: Some(0),
+        has_effects: true,
+        run: sql_replica::refresh,
+    },
+    Function {
+        name: "litestream_wait",
+        arguments: &[1, 2, 3],
+        schema_at: Some(2),
+        has_effects: true,
+        run: sql_replica::wait,
     },
     Function {
         name: "litestream_checksum",
@@ -136,16 +175,24 @@ pub(crate) fn call(function: &Function, call: &Call<'_>) -> Outcome {
 
 /// Answers `PRAGMA name = value`; `None` for a name that is not ours.
 pub(crate) fn pragma(
-    database: &MainFile,
+    database: Database<'_>,
     name: &str,
     value: Option<&str>,
 ) -> Option<Result<String, String>> {
+    if let Database::Replica(replica) = database
+        && let Some(answer) = sql_replica::pragma(replica, name, value)
+    {
+        return Some(answer);
+    }
     let function = FUNCTIONS.iter().find(|f| f.name.eq_ignore_ascii_case(name))?;
     let arguments: Vec<Argument> =
         value.map(|v| Argument::Text(v.to_owned())).into_iter().collect();
     // A pragma names its schema in front: `PRAGMA aux.litestream_status`.
     let fits = function.arguments.contains(&(arguments.len() as i32));
-    if !fits || (function.schema_at == Some(0) && value.is_some()) {
+    if function.schema_at == Some(0) && value.is_some() {
+        return Some(Err(format!("{} is read-only", function.name)));
+    }
+    if !fits {
         return Some(Err(format!("wrong number of values for PRAGMA {}", function.name)));
     }
     let call = Call { arguments: &arguments, database: Some(database) };
@@ -158,7 +205,8 @@ pub(crate) fn pragma(
 }
 
 impl Call<'_> {
-    fn text(&self, index: usize) -> Option<&str> {
+    /// The argument `index` as text; none when it is NULL or missing.
+    pub(crate) fn text(&self, index: usize) -> Option<&str> {
         match self.arguments.get(index)? {
             Argument::Null => None,
             Argument::Text(text) => Some(text),
@@ -166,10 +214,26 @@ impl Call<'_> {
     }
 
     fn db(&self) -> Option<&Db> {
-        self.database.and_then(MainFile::db).map(|db| &**db)
+        match self.database? {
+            Database::Primary(file) => file.db().map(|db| &**db),
+            Database::Replica(_) => None,
+        }
+    }
+
+    /// The replica that the call is about.
+    pub(crate) fn replica(&self) -> Option<&ReplicaFile> {
+        match self.database? {
+            Database::Primary(_) => None,
+            Database::Replica(file) => Some(file),
+        }
     }
 
     fn replicated(&self) -> Result<&Db, String> {
+        if self.replica().is_some() {
+            return Err("this is a replica, which nobody writes: litestream_refresh() and \
+                        litestream_wait() bring newer states"
+                .to_owned());
+        }
         self.db().ok_or_else(|| {
             "this database is not replicated: open it through the VFS 'litestream' with a \
              replica_url"
@@ -179,6 +243,9 @@ impl Call<'_> {
 }
 
 fn status(call: &Call<'_>) -> Outcome {
+    if let Some(replica) = call.replica() {
+        return sql_replica::status(replica);
+    }
     Ok(Answer::Text(match call.db() {
         Some(db) => db.status_json(),
         None => serde_json::json!({
@@ -192,6 +259,9 @@ fn status(call: &Call<'_>) -> Outcome {
 }
 
 fn txid(call: &Call<'_>) -> Outcome {
+    if let Some(replica) = call.replica() {
+        return sql_replica::txid(replica);
+    }
     let known = call.db().and_then(Db::txid);
     Ok(known.map_or(Answer::Null, |txid| Answer::Text(txid.to_string())))
 }
@@ -203,36 +273,59 @@ fn checksum(call: &Call<'_>) -> Outcome {
 }
 
 fn lag(call: &Call<'_>) -> Outcome {
+    if let Some(replica) = call.replica() {
+        return sql_replica::lag(replica);
+    }
     Ok(call.db().map_or(Answer::Null, |db| Answer::Real(db.lag_seconds())))
 }
 
 /// Waits when no timeout is given.
-const SYNC_TIMEOUT_MS: u64 = 10_000;
+const TIMEOUT_MS: u64 = 10_000;
 
-fn sync(call: &Call<'_>) -> Outcome {
-    let db = call.replicated()?;
-    let timeout = match call.text(0) {
-        None => SYNC_TIMEOUT_MS,
+/// The argument `index` of `function` as a number of milliseconds.
+///
+/// # Errors
+/// Text about an argument that is none.
+pub(crate) fn timeout(call: &Call<'_>, index: usize, function: &str) -> Result<Duration, String> {
+    let ms = match call.text(index) {
+        None => TIMEOUT_MS,
         Some(text) => text
             .trim()
             .parse()
-            .map_err(|_| format!("litestream_sync: '{text}' is not a number of milliseconds"))?,
+            .map_err(|_| format!("{function}: '{text}' is not a number of milliseconds"))?,
     };
-    let txid = db.sync(Duration::from_millis(timeout)).map_err(|e| e.to_string())?;
+    Ok(Duration::from_millis(ms))
+}
+
+fn sync(call: &Call<'_>) -> Outcome {
+    let db = call.replicated()?;
+    let txid = db.sync(timeout(call, 0, "litestream_sync")?).map_err(|e| e.to_string())?;
     Ok(Answer::Text(txid.to_string()))
 }
 
 fn last_error_text(call: &Call<'_>) -> Outcome {
+    if let Some(text) = call.replica().and_then(sql_replica::last_error) {
+        return Ok(Answer::Text(text));
+    }
     let of_open = last_error::get();
     if !of_open.is_empty() {
         return Ok(Answer::Text(of_open));
     }
     // A connection without a replica of its own speaks for the whole process.
-    let text = match call.db() {
-        Some(db) => db.last_error(),
+    let text = match call.database {
+        Some(Database::Replica(_)) => None,
+        Some(Database::Primary(_)) => call.db().and_then(Db::last_error),
         None => registry::all().iter().find_map(|db| db.last_error()),
     };
     Ok(text.map_or(Answer::Null, Answer::Text))
+}
+
+/// The rows of `litestream_history`, in the order of its columns.
+///
+/// # Errors
+/// Text about a database that is no replica, or storage that cannot be read.
+pub(crate) fn history(database: Option<Database<'_>>) -> Result<Vec<Vec<Answer>>, String> {
+    sql_replica::history(&Call { arguments: &[], database })
 }
 
 fn configure(call: &Call<'_>) -> Outcome {

@@ -49,6 +49,15 @@ pub fn is_url(text: &str) -> bool {
     })
 }
 
+/// Whether `name`, in any case, begins replica URLs, be they served by this
+/// version or not.
+pub fn is_scheme(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["file", "s3"].contains(&&*name)
+        || UNSERVED.contains(&&*name)
+        || cfg!(feature = "simulation") && name == "sim"
+}
+
 /// Whether `name` is a parameter of some kind of replica, in either spelling.
 pub fn is_parameter(name: &str) -> bool {
     PARAMETERS.iter().any(|p| p.0 == name || p.1 == name)

@@ -12,6 +12,13 @@ from . import paths
 PREAMBLE = "import os, sys, json, sqlite3, time, threading\nfrom lab.host import *\n"
 
 
+class Part(str):
+    """A piece of a host program; pieces that are added may be indented differently."""
+
+    def __add__(self, other):
+        return Part(textwrap.dedent(self) + textwrap.dedent(other))
+
+
 def _environment(variables):
     return paths.environment(
         PYTHONPATH=paths.ROOT / "tests", LAB_EXTENSION=paths.EXTENSION,

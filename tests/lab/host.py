@@ -44,6 +44,21 @@ def connect(path, wal=True, **parameters):
     return db
 
 
+def replica_uri(replica_url, **parameters):
+    """The URI of a replica by its URL; options of the URL are parameters like others."""
+    pairs = {"vfs": "litestream", "mode": "ro", **parameters}
+    query = "&".join(f"{k}={urllib.parse.quote(str(v), safe=':/')}" for k, v in pairs.items()
+                     if v is not None)
+    return f"file:{urllib.parse.quote(replica_url, safe=':/')}?{query}"
+
+
+def replica(replica_url, timeout=20, **parameters):
+    """Open a replica by its URL; the keywords are those of `connect`."""
+    load()
+    return sqlite3.connect(replica_uri(replica_url, **parameters), uri=True, isolation_level=None,
+                           timeout=timeout, check_same_thread=False)
+
+
 def scalar(db, sql, *args):
     return db.execute(sql, args).fetchone()[0]
 

@@ -122,20 +122,28 @@ pub(crate) type EntryPoint =
 pub(crate) const SQLITE_OK: c_int = 0;
 pub(crate) const SQLITE_ERROR: c_int = 1;
 pub(crate) const SQLITE_BUSY: c_int = 5;
+pub(crate) const SQLITE_READONLY: c_int = 8;
 pub(crate) const SQLITE_IOERR: c_int = 10;
 pub(crate) const SQLITE_NOTFOUND: c_int = 12;
 pub(crate) const SQLITE_CANTOPEN: c_int = 14;
 pub(crate) const SQLITE_NOTICE: c_int = 27;
 pub(crate) const SQLITE_WARNING: c_int = 28;
 pub(crate) const SQLITE_OK_LOAD_PERMANENTLY: c_int = 256;
+pub(crate) const SQLITE_IOERR_READ: c_int = 266;
 pub(crate) const SQLITE_IOERR_SHORT_READ: c_int = 522;
+pub(crate) const SQLITE_IOERR_FSTAT: c_int = 1802;
+pub(crate) const SQLITE_IOERR_LOCK: c_int = 3850;
 
 pub(crate) const SQLITE_OPEN_READONLY: c_int = 0x0000_0001;
 pub(crate) const SQLITE_OPEN_READWRITE: c_int = 0x0000_0002;
 pub(crate) const SQLITE_OPEN_CREATE: c_int = 0x0000_0004;
-pub(crate) const SQLITE_OPEN_MEMORY: c_int = 0x0000_0080;
 pub(crate) const SQLITE_OPEN_DELETEONCLOSE: c_int = 0x0000_0008;
+/// Given to xOpen when SQLite has parsed the name as a URI.
+pub(crate) const SQLITE_OPEN_URI: c_int = 0x0000_0040;
+pub(crate) const SQLITE_OPEN_MEMORY: c_int = 0x0000_0080;
 pub(crate) const SQLITE_OPEN_MAIN_DB: c_int = 0x0000_0100;
+pub(crate) const SQLITE_OPEN_MAIN_JOURNAL: c_int = 0x0000_0800;
+pub(crate) const SQLITE_OPEN_SUPER_JOURNAL: c_int = 0x0000_4000;
 pub(crate) const SQLITE_OPEN_WAL: c_int = 0x0008_0000;
 
 pub(crate) const SQLITE_LOCK_NONE: c_int = 0;

@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use super::abi::*;
+use super::vtab_abi::sqlite3_module;
 
 /// The oldest host: 3.34 has every slot named here.
 pub(crate) const MINIMUM_VERSION: c_int = 3_034_000;
@@ -75,6 +76,10 @@ api_table! {
     vfs_register = 142: fn(*mut sqlite3_vfs, c_int) -> c_int;
     threadsafe = 144: fn() -> c_int;
     close_v2 = 179: fn(*mut sqlite3) -> c_int;
+    create_module_v2 = 119: fn(
+        *mut sqlite3, *const c_char, *const sqlite3_module, *mut c_void, *const c_void,
+    ) -> c_int;
+    declare_vtab = 50: fn(*mut sqlite3, *const c_char) -> c_int;
     context_db_handle = 149: fn(*mut sqlite3_context) -> *mut sqlite3;
     create_function_v2 = 162: fn(
         *mut sqlite3, *const c_char, c_int, c_int, *mut c_void,
@@ -85,6 +90,8 @@ api_table! {
     uri_parameter = 189: fn(*const c_char, *const c_char) -> *const c_char;
     uri_key = 245: fn(*const c_char, c_int) -> *const c_char;
     filename_database = 246: fn(*const c_char) -> *const c_char;
+    filename_journal = 247: fn(*const c_char) -> *const c_char;
+    filename_wal = 248: fn(*const c_char) -> *const c_char;
     create_filename = 249: fn(
         *const c_char, *const c_char, *const c_char, c_int, *const *const c_char,
     ) -> *const c_char;

@@ -6,15 +6,18 @@ use std::ptr::{null, null_mut};
 use super::abi::*;
 use super::api::{api, c_text};
 use super::guard::guarded;
+use super::history;
 use super::io::main_hooks;
-use crate::primary_vfs::MainFile;
-use crate::sql::{self, Answer, Argument, Call, FUNCTIONS, Outcome};
+use super::replica_io::replica_hooks;
+use crate::sql::{self, Answer, Argument, Call, Database, FUNCTIONS, Outcome};
 
 /// Creates every function on a connection.
 ///
 /// # Safety
 /// `db` is an open connection, on its own thread.
 pub(super) unsafe fn create(db: *mut sqlite3) {
+    // SAFETY: the caller's connection.
+    unsafe { history::create(db) };
     for (index, function) in FUNCTIONS.iter().enumerate() {
         let name = c_text(function.name);
         let effects = if function.has_effects { SQLITE_DIRECTONLY } else { 0 };
@@ -67,7 +70,7 @@ unsafe extern "C" fn run(
 
 /// # Safety
 /// `value` is an argument of the running function.
-unsafe fn argument(value: *mut sqlite3_value) -> Argument {
+pub(super) unsafe fn argument(value: *mut sqlite3_value) -> Argument {
     // SAFETY: the text is copied before any other call on the value.
     unsafe {
         if (api().value_type)(value) == SQLITE_NULL {
@@ -83,12 +86,12 @@ unsafe fn argument(value: *mut sqlite3_value) -> Argument {
     }
 }
 
-/// The replicated database behind `schema` of a connection.
+/// The database of ours behind `schema` of a connection.
 ///
 /// # Safety
 /// `db` is an open connection, on its own thread; the reference is not kept
 /// past the running call.
-unsafe fn database<'a>(db: *mut sqlite3, schema: &str) -> Option<&'a MainFile> {
+pub(super) unsafe fn database<'a>(db: *mut sqlite3, schema: &str) -> Option<Database<'a>> {
     let schema = c_text(schema);
     let mut file: *mut sqlite3_file = null_mut();
     let place = (&raw mut file).cast::<c_void>();
@@ -100,13 +103,14 @@ unsafe fn database<'a>(db: *mut sqlite3, schema: &str) -> Option<&'a MainFile> {
         if rc != SQLITE_OK || file.is_null() || (*file).pMethods.is_null() {
             return None;
         }
-        main_hooks(file)
+        let primary = main_hooks(file).map(Database::Primary);
+        primary.or_else(|| replica_hooks(file).map(Database::Replica))
     }
 }
 
 /// # Safety
 /// `context` is that of the running function.
-unsafe fn answer(context: *mut sqlite3_context, outcome: Outcome) {
+pub(super) unsafe fn answer(context: *mut sqlite3_context, outcome: Outcome) {
     /// Has SQLite copy the text (`SQLITE_TRANSIENT`).
     const COPY: isize = -1;
     // SAFETY: texts outlive the calls, which copy them.

@@ -17,6 +17,7 @@ use super::guard::hook;
 use super::own_file::ConnectionFile;
 use super::wal_index::WalIndex;
 use crate::primary_vfs::{MainFile, WalFile};
+use crate::sql;
 
 /// A replicated database file.
 #[repr(C)]
@@ -40,7 +41,8 @@ const fn larger(a: usize, b: usize) -> usize {
 
 /// Where the host VFS's file begins: behind ours, aligned for any type.
 pub(super) const HOST_OFFSET: usize =
-    (larger(size_of::<MainShim>(), size_of::<WalShim>()) + 15) & !15;
+    (larger(larger(size_of::<MainShim>(), size_of::<WalShim>()), super::replica_io::BYTES) + 15)
+        & !15;
 
 /// The host VFS's part of `file`.
 ///
@@ -261,7 +263,12 @@ unsafe extern "C" fn main_file_control(f: *mut sqlite3_file, op: c_int, arg: *mu
     match op {
         SQLITE_FCNTL_PRAGMA => {
             // SAFETY: a file of `MAIN`; the argument of this opcode.
-            if let Some(rc) = unsafe { pragma(main_of(f), arg.cast()) } {
+            let answered = unsafe {
+                answer_pragma(arg.cast(), |name, value| {
+                    sql::pragma(sql::Database::Primary(&main_of(f).hooks), name, value)
+                })
+            };
+            if let Some(rc) = answered {
                 return rc;
             }
             forward!(f, xFileControl, SQLITE_NOTFOUND, op, arg)
@@ -300,26 +307,27 @@ unsafe extern "C" fn main_file_control(f: *mut sqlite3_file, op: c_int, arg: *mu
     }
 }
 
-/// Answers `PRAGMA litestream_...`: `args` is `[answer or error, name, value]`.
+/// Answers `PRAGMA litestream_...` by `answer`; `None` for one that is not ours.
 ///
 /// # Safety
-/// `args` is the argument of `SQLITE_FCNTL_PRAGMA`.
-unsafe fn pragma(shim: &MainShim, args: *mut *mut c_char) -> Option<c_int> {
+/// `args` is the argument of `SQLITE_FCNTL_PRAGMA`: `[answer or error, name, value]`.
+pub(super) unsafe fn answer_pragma(
+    args: *mut *mut c_char,
+    answer: impl FnOnce(&str, Option<&str>) -> Option<Result<String, String>>,
+) -> Option<c_int> {
     // SAFETY: the name is a C string, the value one or null.
     let (name, value) = unsafe {
         let value = *args.add(2);
         (CStr::from_ptr(*args.add(1)), (!value.is_null()).then(|| CStr::from_ptr(value)))
     };
     let name = name.to_str().ok()?;
-    let prefix = crate::sql::PREFIX;
+    let prefix = sql::PREFIX;
     if !name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)) {
         return None;
     }
     let value = value.map(|v| v.to_string_lossy());
-    let failed = || Some(Err(crate::sql::FAULTED.to_owned()));
-    let answer = super::guard::guarded(failed(), || {
-        crate::sql::pragma(&shim.hooks, name, value.as_deref())
-    })?;
+    let failed = || Some(Err(sql::FAULTED.to_owned()));
+    let answer = super::guard::guarded(failed(), || answer(name, value.as_deref()))?;
     let (rc, text) = match answer {
         Ok(text) => (SQLITE_OK, text),
         Err(text) => (SQLITE_ERROR, text),

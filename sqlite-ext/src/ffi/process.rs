@@ -1,7 +1,7 @@
 //! The process: its end, and its children.
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 
 use super::guard::hook;
 
@@ -37,14 +37,22 @@ pub(crate) fn watch() {
     });
 }
 
+/// The generation that has closed its parent's files.
+static CLOSED: Mutex<u32> = Mutex::new(0);
+
 /// Closes what a forked child has of its parent's files of ours, before it opens
-/// the same files itself: a descriptor that is closed later would take the
+/// the same files itself, once: a descriptor that is closed later would take the
 /// child's locks with it. The parent's locks belong to the parent's number.
 pub(crate) fn close_inherited() {
+    // Held to the end: nobody opens a file before the inherited ones are closed.
+    let mut closed = CLOSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if std::mem::replace(&mut *closed, generation()) == generation() {
+        return;
+    }
     for descriptor in litestream::os::disk::inherited_descriptors() {
         // SAFETY: the descriptor was opened by this library in the parent, and
         // still leads to the same file; whatever owns it there is leaked here by
-        // `runtime::store`, which is the only caller, so nobody closes it again.
+        // `runtime`, which is the only caller, so nobody closes it again.
         unsafe { libc::close(descriptor) };
     }
 }

@@ -60,7 +60,7 @@ pub fn raw_names(bytes: &[u8]) {
     assert!(!raw.path.is_empty() && !raw.path.contains('\0'));
     let path = raw.path.clone();
     raw.remember(path.as_bytes());
-    let parameters = raw_name::take(path.as_bytes()).unwrap();
+    let parameters = raw_name::take(path.as_bytes()).unwrap().parameters;
     assert!(raw_name::take(path.as_bytes()).is_none());
     assert!(parameters.iter().all(|(k, v)| !k.contains('\0') && !v.contains('\0')));
     if let Ok(flags) = raw_name::apply_mode(&parameters, 6) {
