@@ -1,22 +1,23 @@
 //! From what storage lists to a view.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
 use super::file::RemoteFile;
 use super::index::Index;
-use super::load::{Files, Loaded};
+use super::load::{Files, Loaded, SUFFIX_MIN};
 use super::state::View;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{Header, Txid};
 use crate::plan::{Target, calc_reachable_plan, calc_restore_plan};
-use crate::replica_client::{FileInfo, Listed, ReplicaClient, SNAPSHOT_LEVEL};
+use crate::replica_client::{FileId, FileInfo, Listed, ReplicaClient, SNAPSHOT_LEVEL, Tag};
 
 /// A view is planned anew this often when files of the plan are gone.
 const PLANS_MAX: u32 = 5;
 
-/// What storage lists, by level.
+/// What storage lists, by level, each level by name.
 pub(crate) struct Listing {
     levels: Vec<Vec<Listed>>,
 }
@@ -28,17 +29,14 @@ impl Listing {
     /// # Errors
     /// The first listing that keeps failing.
     pub(crate) async fn fetch(files: &Files, times: bool) -> Result<Listing> {
-        let client = files.client();
-        let list = |level| {
-            files.retrier().repeat(move || async move {
-                if !times {
-                    return client.list_tagged(level, Txid::NONE).await;
-                }
-                let files = client.list(level, Txid::NONE, true).await?;
-                Ok(files.into_iter().map(|info| Listed { info, tag: None }).collect())
-            })
-        };
-        let levels = try_join_all((0..=SNAPSHOT_LEVEL).map(list)).await?;
+        let (client, retrier) = (files.client(), files.retrier());
+        let tagged = |level| retrier.repeat(move || client.list_tagged(level, Txid::NONE));
+        let mut levels = try_join_all((0..=SNAPSHOT_LEVEL).map(tagged)).await?;
+        if times {
+            let timed = |level| retrier.repeat(move || client.list(level, Txid::NONE, true));
+            let infos = try_join_all((0..=SNAPSHOT_LEVEL).map(timed)).await?;
+            levels.iter_mut().zip(infos).for_each(|(level, infos)| set_times(level, infos));
+        }
         Ok(Listing { levels })
     }
 
@@ -55,10 +53,15 @@ impl Listing {
     /// Whether exactly the file `file` is listed; none when the listing does not tell
     /// versions.
     pub(crate) fn has(&self, file: &RemoteFile) -> Option<bool> {
-        match self.get(&file.id.level, |f| f.info.id == file.id) {
+        match self.get(&file.id) {
             None => Some(false),
             Some(found) => found.tag.as_ref().map(|tag| *tag == file.tag),
         }
+    }
+
+    /// The version of the file `id`, if it is listed and listings tell.
+    pub(crate) fn tag(&self, id: &FileId) -> Option<&Tag> {
+        self.get(id)?.tag.as_ref()
     }
 
     /// The files as plans take them.
@@ -69,9 +72,7 @@ impl Listing {
     /// The listed files behind `infos`, which are among them.
     pub(crate) fn listed(&self, infos: &[FileInfo]) -> Vec<Listed> {
         let find = |info: &FileInfo| {
-            self.get(&info.id.level, |f| f.info.id == info.id)
-                .cloned()
-                .unwrap_or(Listed { info: *info, tag: None })
+            self.get(&info.id).cloned().unwrap_or(Listed { info: *info, tag: None })
         };
         infos.iter().map(find).collect()
     }
@@ -81,9 +82,23 @@ impl Listing {
         self.levels.iter().flatten()
     }
 
-    fn get(&self, level: &u8, is: impl Fn(&Listed) -> bool) -> Option<&Listed> {
-        self.levels.get(usize::from(*level))?.iter().find(|f| is(f))
+    fn get(&self, id: &FileId) -> Option<&Listed> {
+        let level = self.levels.get(usize::from(id.level))?;
+        let at = level.binary_search_by_key(id, |f| f.info.id).ok()?;
+        level.get(at)
     }
+}
+
+/// Gives each of `level` the time that `infos` have for it; what they do not have
+/// is gone.
+fn set_times(level: &mut Vec<Listed>, infos: Vec<FileInfo>) {
+    let times: HashMap<_, _> =
+        infos.into_iter().map(|f| ((f.id, f.size), f.created_at_ms)).collect();
+    level.retain_mut(|listed| {
+        let time = times.get(&(listed.info.id, listed.info.size));
+        listed.info.created_at_ms = *time.unwrap_or(&0);
+        time.is_some()
+    });
 }
 
 /// A view with what came along.
@@ -110,8 +125,7 @@ pub(crate) async fn build(files: &Files, target: Target) -> Result<Option<Built>
         match build_from(files, &listing, target).await {
             // A file was deleted or replaced since the listing.
             Err(Fault::Gone(_)) if plans < PLANS_MAX => {
-                let retrier = files.retrier();
-                retrier.clock.sleep(retrier.policy.delay(plans, &*retrier.random)).await;
+                files.pause(plans).await;
                 plans += 1;
             }
             Err(Fault::Gone(e) | Fault::Other(e)) => return Err(e),
@@ -146,10 +160,11 @@ pub(crate) async fn build_from(
     target: Target,
 ) -> std::result::Result<Built, Fault> {
     let (plan, behind) = plan(files, listing, target).map_err(Fault::Other)?;
-    let loaded = files.load(&listing.listed(&plan)).await.map_err(|e| match e.kind() {
-        ErrorKind::NotFound => Fault::Gone(e),
-        _ => Fault::Other(e),
-    })?;
+    let loaded =
+        files.load(&listing.listed(&plan), SUFFIX_MIN).await.map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Fault::Gone(e),
+            _ => Fault::Other(e),
+        })?;
     let mut index = Index::default();
     let Some((newest, header)) = newest(&loaded) else {
         return Err(Fault::Other(Error::new(ErrorKind::Internal, "a plan without files")));

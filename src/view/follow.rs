@@ -16,6 +16,7 @@
 //!
 //! Without a proof the view is built anew from a listing.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::build::{Built, Fault, Listing, build_from, gap_text, newest};
@@ -25,7 +26,7 @@ use super::state::View;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{HEADER_SIZE, Header, Txid};
 use crate::plan::{Target, calc_extension};
-use crate::replica_client::{FileId, FileInfo, Listed, ReplicaClient, SNAPSHOT_LEVEL, Span};
+use crate::replica_client::{FileId, FileInfo, Listed, ReplicaClient, SNAPSHOT_LEVEL, Span, Tag};
 
 /// After so many polls in a row without a new file one listing is asked for.
 const MISSES_MAX: u32 = 15;
@@ -35,12 +36,19 @@ const SHORT_LISTS_MAX: u32 = 20;
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// New files taken by one poll.
 const BURST_MAX: usize = 256;
-/// Larger files are not fetched whole by a poll.
-const PROBE_BYTES: u64 = 1 << 20;
+/// Bytes of new files that one poll brings before it shows them.
+const BURST_BYTES_MAX: usize = 8 << 20;
+/// New files up to this size are fetched whole, and verified.
+const WHOLE_BYTES_MAX: u64 = 1 << 20;
+/// Files of the chain whose versions are remembered.
+const SEEN_MAX: usize = 256;
 /// Listings of one poll while files vanish under it.
 const LISTINGS_MAX: u32 = 4;
-/// Polls in a row that must find the chain shorter before that is believed.
+/// Polls in a row that must find another chain, which is shorter, before that is
+/// believed.
 const SHORTER_MAX: u32 = 2;
+/// The same of the chain that was read: more likely the listing is an old one.
+const SAME_SHORTER_MAX: u32 = 20;
 
 /// What a poll found.
 pub(crate) struct Found {
@@ -70,12 +78,44 @@ pub(crate) struct Follow {
     shorter: u32,
     polled: Option<Instant>,
     gap: Option<String>,
+    /// The last files of the chain that were read, oldest first.
+    seen: VecDeque<(FileId, Tag)>,
     /// A file that ends the view's chain and is stored, when it is not the
     /// newest file of the view any more.
     anchor: Option<(FileId, Txid)>,
 }
 
 impl Follow {
+    /// Begins at a view that was just built out of these files, with this gap
+    /// behind it.
+    pub(crate) fn begin(loaded: &[Loaded], gap: Option<String>) -> Follow {
+        let mut follow = Follow { gap, ..Follow::default() };
+        follow.note(loaded);
+        follow
+    }
+
+    /// These files belong to the chain.
+    fn note(&mut self, loaded: &[Loaded]) {
+        for Loaded { file, .. } in loaded {
+            if self.seen.len() == SEEN_MAX {
+                self.seen.pop_front();
+            }
+            self.seen.push_back((file.id, file.tag.clone()));
+        }
+    }
+
+    /// Whether a file of the chain is listed in the version that was read.
+    fn is_same_chain(&self, listing: &Listing) -> bool {
+        let same = |(id, tag): &(FileId, Tag)| listing.tag(id) == Some(tag);
+        self.seen.iter().any(same) && self.replaced(listing).is_none()
+    }
+
+    /// A file of the chain whose name is another file's now.
+    fn replaced(&self, listing: &Listing) -> Option<FileId> {
+        let other = |(id, tag): &&(FileId, Tag)| listing.tag(id).is_some_and(|t| t != tag);
+        self.seen.iter().find(other).map(|seen| seen.0)
+    }
+
     /// Looks for what comes after `view`.
     ///
     /// # Errors
@@ -93,6 +133,10 @@ impl Follow {
         self.failed = found.is_err();
         if let Ok(found) = &found {
             self.gap.clone_from(&found.gap);
+            if found.restarted.is_some() {
+                self.seen.clear();
+            }
+            self.note(&found.loaded);
         }
         found
     }
@@ -105,10 +149,13 @@ impl Follow {
     /// Asks for the next files at level 0 by their names.
     async fn probe(&mut self, files: &Files, view: &View) -> Result<Found> {
         let mut loaded: Vec<Loaded> = Vec::new();
-        let mut next = view.txid().next();
-        while loaded.len() < BURST_MAX {
+        let (mut next, mut bytes) = (view.txid().next(), 0);
+        while loaded.len() < BURST_MAX && bytes < BURST_BYTES_MAX {
             match probe_one(files, next).await {
-                Ok(Some(file)) => loaded.push(file),
+                Ok(Some(file)) => {
+                    bytes += file.front.as_ref().map_or(0, bytes::Bytes::len);
+                    loaded.push(file);
+                }
                 Ok(None) => break,
                 // What came before it is not held back.
                 Err(_) if !loaded.is_empty() => break,
@@ -162,7 +209,10 @@ impl Follow {
         let found = loop {
             let listing = Listing::fetch(files, false).await?;
             match self.through_listing(files, view, &listing).await {
-                Err(Fault::Gone(_)) if listings < LISTINGS_MAX => listings += 1,
+                Err(Fault::Gone(_)) if listings < LISTINGS_MAX => {
+                    files.pause(listings).await;
+                    listings += 1;
+                }
                 found => break found?,
             }
         };
@@ -214,7 +264,7 @@ impl Follow {
         view: &View,
         listing: &Listing,
     ) -> Result<Option<FileId>> {
-        if replaced_file(view, listing).is_some() {
+        if self.replaced(listing).is_some() {
             return Ok(None);
         }
         let newest = view.newest();
@@ -246,13 +296,15 @@ impl Follow {
         if built.view.txid() < view.txid() {
             self.shorter += 1;
             let stored = is_stored(files, view.newest()).await.map_err(Fault::Other)?;
-            if stored || self.shorter < SHORTER_MAX {
+            let same = self.is_same_chain(listing);
+            let enough = if same { SAME_SHORTER_MAX } else { SHORTER_MAX };
+            if stored || self.shorter < enough {
                 return Err(Fault::Other(shorter(files, view, built.view.txid())));
             }
         }
         self.shorter = 0;
         self.anchor = None;
-        let why = match replaced_file(view, listing) {
+        let why = match self.replaced(listing) {
             Some(id) => format!("{id} is another file than before"),
             None if built.view.txid() < view.txid() => "its newest files are gone".to_owned(),
             // Merged and deleted while nobody looked: most likely the same chain.
@@ -271,7 +323,7 @@ fn found(built: Built, restarted: Option<String>) -> Found {
 /// The file at level 0 with exactly the transaction `txid`; none when there is none.
 async fn probe_one(files: &Files, txid: Txid) -> Result<Option<Loaded>> {
     let id = FileId::new(0, txid, txid);
-    let read = || files.client().read_prefix(&id, Some(PROBE_BYTES));
+    let read = || files.client().read_prefix(&id, Some(WHOLE_BYTES_MAX));
     let piece = match files.retrier().repeat(read).await {
         Ok(piece) => piece,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -282,7 +334,7 @@ async fn probe_one(files: &Files, txid: Txid) -> Result<Option<Loaded>> {
     }
     let info = FileInfo { id, size: piece.size, created_at_ms: 0 };
     let listed = Listed { info, tag: Some(piece.tag) };
-    Ok(files.load(&[listed]).await?.pop())
+    Ok(files.load(&[listed], WHOLE_BYTES_MAX).await?.pop())
 }
 
 async fn load(
@@ -290,7 +342,7 @@ async fn load(
     listing: &Listing,
     infos: &[FileInfo],
 ) -> std::result::Result<Vec<Loaded>, Fault> {
-    files.load(&listing.listed(infos)).await.map_err(|e| match e.kind() {
+    files.load(&listing.listed(infos), WHOLE_BYTES_MAX).await.map_err(|e| match e.kind() {
         ErrorKind::NotFound => Fault::Gone(e),
         _ => Fault::Other(e),
     })
@@ -349,19 +401,6 @@ pub(crate) fn same_state(view: &View, header: &Header) -> bool {
         && header.timestamp_ms == view.time_ms()
         && header.commit == view.commit()
         && header.page_size == view.page_size()
-}
-
-/// A file of the view whose name is another file's now.
-fn replaced_file(view: &View, listing: &Listing) -> Option<FileId> {
-    let mut known = std::collections::HashMap::new();
-    known.extend(view.index().files().map(|file| (file.id, file)));
-    known.insert(view.newest().id, view.newest());
-    let other = |listed: &&Listed| {
-        let file = known.get(&listed.info.id);
-        let tag = listed.tag.as_ref();
-        file.zip(tag).is_some_and(|(file, tag)| file.tag != *tag)
-    };
-    listing.all().find(other).map(|listed| listed.info.id)
 }
 
 async fn list_from(files: &Files, level: u8, seek: Txid) -> Result<Vec<Listed>> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join};
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};
 
 use super::file::{FileIndex, RemoteFile, next_uid};
 use crate::error::{Error, ErrorKind, Result};
@@ -14,17 +14,19 @@ use crate::ltx::{self, HEADER_SIZE, Header, PageIndex, Suffix, TRAILER_SIZE, Tra
 use crate::replica_client::piece::replaced;
 use crate::replica_client::retry::Retrier;
 use crate::replica_client::{FileId, FileInfo, Listed, Piece, ReplicaClient, Tag};
-use crate::tasks::{self, Mutex};
+use crate::tasks::{self, AtomicU64, Mutex, Ordering};
 
 /// Requests under way at once while a view is built.
 const LOADS_MAX: usize = 32;
 /// Bounds of the part of a file that is fetched for its index.
-const SUFFIX_MIN: u64 = 32 << 10;
+pub(crate) const SUFFIX_MIN: u64 = 32 << 10;
 const SUFFIX_MAX: u64 = 4 << 20;
 /// One byte of index for so many bytes of a file is more than most have.
 const INDEX_SHARE: u64 = 64;
 /// Front of the newest file: its header, and page 1 of a snapshot.
 const FRONT_BYTES: u64 = 64 << 10;
+/// What is kept of the fronts of small files until their view is there.
+const FRONTS_BYTES_MAX: u64 = 4 << 20;
 /// The longest index that is read.
 const INDEX_BYTES_MAX: u64 = 1 << 30;
 
@@ -75,6 +77,19 @@ enum End {
 }
 
 impl Fetched {
+    /// Without its front, when with it more than enough is `kept` of several files.
+    fn keep_within(mut self, kept: &AtomicU64) -> Fetched {
+        if let Fetched::New(Tail { front: Some(front), .. }) = &self {
+            let before = kept.fetch_add(front.len() as u64, Ordering::Relaxed);
+            if before > FRONTS_BYTES_MAX
+                && let Fetched::New(tail) = &mut self
+            {
+                tail.front = None;
+            }
+        }
+        self
+    }
+
     fn header(&self) -> Option<Header> {
         match self {
             Fetched::Known(_, header) => *header,
@@ -114,25 +129,39 @@ impl Files {
         &self.retrier
     }
 
-    /// All of `files`, of which the last one has its header.
+    /// Waits before the `n`th new plan, from 1, because files are gone.
+    pub(crate) async fn pause(&self, n: u32) {
+        let Retrier { policy, clock, random } = &self.retrier;
+        clock.sleep(policy.delay(n - 1, &**random)).await;
+    }
+
+    /// All of `files`, of which the last one has its header. Those of at most
+    /// `whole_max` bytes are read whole and verified.
     ///
     /// # Errors
     /// `NotFound` when one is gone or was replaced since it was listed.
-    pub(crate) async fn load(&self, files: &[Listed]) -> Result<Vec<Loaded>> {
+    pub(crate) async fn load(&self, files: &[Listed], whole_max: u64) -> Result<Vec<Loaded>> {
         let last = files.len().saturating_sub(1);
+        let kept = AtomicU64::new(0);
+        let fetch = |(n, file)| {
+            let fetch = self.fetch(file, n == last, whole_max);
+            fetch.map_ok(|fetched| fetched.keep_within(&kept)).boxed()
+        };
         let fetches: Vec<BoxFuture<'_, Result<Fetched>>> =
-            files.iter().enumerate().map(|(n, file)| self.fetch(file, n == last).boxed()).collect();
+            files.iter().enumerate().map(fetch).collect();
         let fetched: Vec<Fetched> = stream::iter(fetches).buffered(LOADS_MAX).try_collect().await?;
         let page_size = fetched.last().and_then(Fetched::header).map_or(0, |h| h.page_size);
         fetched.into_iter().map(|fetched| self.remember(fetched, page_size)).collect()
     }
 
-    async fn fetch(&self, listed: &Listed, with_header: bool) -> Result<Fetched> {
+    async fn fetch(&self, listed: &Listed, with_header: bool, whole_max: u64) -> Result<Fetched> {
         if let Some((file, header)) = self.find(listed).filter(|f| !with_header || f.1.is_some()) {
             return Ok(Fetched::Known(file, header));
         }
         let (id, size) = (&listed.info.id, listed.info.size);
-        let mut tail = if with_header && size > FRONT_BYTES {
+        let mut tail = if size <= whole_max {
+            self.all(id).await?
+        } else if with_header && size > FRONT_BYTES {
             let read = || self.client.read_prefix(id, Some(FRONT_BYTES));
             let (mut tail, front) =
                 try_join(self.tail(id, size), self.retrier.repeat(read)).await?;
@@ -191,12 +220,9 @@ impl Files {
         }
     }
 
-    /// The index of file `id`, listed with `size` bytes; all of a small file.
+    /// The index of file `id`, listed with `size` bytes.
     async fn tail(&self, id: &FileId, size: u64) -> Result<Tail> {
         let guess = (size / INDEX_SHARE).clamp(SUFFIX_MIN, SUFFIX_MAX);
-        if guess >= size {
-            return self.all(id).await;
-        }
         let piece = self.retrier.repeat(|| self.client.read_suffix(id, guess)).await?;
         if piece.bytes.len() as u64 == piece.size {
             // It is smaller than it was listed.
@@ -261,12 +287,14 @@ impl Files {
 
     fn remember(&self, fetched: Fetched, page_size: u32) -> Result<Loaded> {
         let tail = match fetched {
+            Fetched::Known(file, _) if file.page_size != page_size => {
+                return Err(self.other_page_size(&file.id, file.page_size, page_size));
+            }
             Fetched::Known(file, header) => return Ok(Loaded { file, header, front: None }),
             Fetched::New(tail) => tail,
         };
         if let Some(header) = tail.header.filter(|header| header.page_size != page_size) {
-            let text = format!("its pages have {} bytes, newer ones {page_size}", header.page_size);
-            return Err(self.corrupt(&tail.id, text));
+            return Err(self.other_page_size(&tail.id, header.page_size, page_size));
         }
         let mut known = tasks::lock(&self.known);
         let earlier = known.get(&tail.id).and_then(|known| known.file.upgrade());
@@ -288,6 +316,10 @@ impl Files {
         }
         known.insert(tail.id, Known { file: Arc::downgrade(&file), header: tail.header });
         Ok(Loaded { file, header: tail.header, front: tail.front })
+    }
+
+    fn other_page_size(&self, id: &FileId, mine: u32, newer: u32) -> Error {
+        self.corrupt(id, format!("its pages have {mine} bytes, newer ones {newer}"))
     }
 
     fn header(&self, id: &FileId, front: &[u8]) -> Result<Header> {

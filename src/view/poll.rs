@@ -98,16 +98,17 @@ async fn poll(
     follow: &mut Follow,
 ) -> std::result::Result<Option<Arc<View>>, (u32, Problem)> {
     let result = match source.newest() {
-        None => first(source).await,
+        None => first(source, follow).await,
         Some(view) => next(source, follow, view).await.map(Some),
     };
     result.map_err(|e| (source.failed(&e), Problem::of(&e)))
 }
 
-async fn first(source: &Source) -> crate::Result<Option<Arc<View>>> {
+async fn first(source: &Source, follow: &mut Follow) -> crate::Result<Option<Arc<View>>> {
     let Some(built) = build(&source.files, Target::Latest).await? else { return Ok(None) };
     let view = source.publish(built.view, &built.loaded);
     source.succeeded(built.gap.as_deref(), None);
+    *follow = Follow::begin(&built.loaded, built.gap);
     Ok(Some(view))
 }
 

@@ -357,7 +357,10 @@ impl Source {
                         || is_stored(&self.files, view.newest()).await?;
                     return if same { Ok(built) } else { Err(self.vanished(view)) };
                 }
-                Err(Fault::Gone(_)) if attempt < RELOCATIONS_MAX => attempt += 1,
+                Err(Fault::Gone(_)) if attempt < RELOCATIONS_MAX => {
+                    self.files.pause(attempt).await;
+                    attempt += 1;
+                }
                 Err(Fault::Gone(_)) => return Err(self.vanished(view)),
                 Err(Fault::Other(e)) if e.kind() == ErrorKind::NotFound => {
                     return Err(self.vanished(view));

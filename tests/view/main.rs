@@ -4,6 +4,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod faults;
 mod follow;
+mod random;
 mod reads;
+mod regressions;
 mod support;

@@ -55,7 +55,7 @@ impl Reader {
     }
 
     pub fn open_client(&self, client: Arc<dyn ReplicaClient>) -> Result<Session> {
-        self.sources.open_client(&quiet(&client.url().to_owned()), Target::Latest, client)
+        self.sources.open_client(&quiet(client.url()), Target::Latest, client)
     }
 
     pub fn at(&self, replica: &Replica, target: Target) -> Result<Session> {
