@@ -504,6 +504,7 @@ fn agree(db: &Arc<Db>, acked: Txid, equal: Option<u64>) -> Result<()> {
             ship.page_size = page_size;
         }
         ship.history = History::Agreed;
+        ship.agreed += 1;
         ship.changed = true;
         let count = if whole { shipped } else { ship.pending.len() };
         ship.pending.drain(..count).collect()

@@ -116,6 +116,20 @@ impl Node {
         Ok(!disk::knows_boot() || found.is_none_or(|record| record.boot == boot))
     }
 
+    /// As [`Node::wrote`], for a process that only reads the record in `dir`.
+    ///
+    /// # Errors
+    /// The record could not be read.
+    pub(crate) fn wrote_here(dir: &Path, node_id: u64) -> Result<bool> {
+        let found = disk::read(&dir.join(FILE))?;
+        let Some(record) = found.and_then(|b| serde_json::from_slice::<Record>(&b).ok()) else {
+            return Ok(false);
+        };
+        let number = |text: &str| u64::from_str_radix(text, 16).unwrap_or(0);
+        let (id, previous) = (number(&record.id), number(&record.previous));
+        Ok(Node { id, previous, rebooted: false }.wrote(node_id))
+    }
+
     /// Whether a file with this node id was written from here.
     pub(crate) fn wrote(&self, node_id: u64) -> bool {
         node_id != 0 && [self.id, self.previous].contains(&node_id)

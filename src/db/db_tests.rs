@@ -17,8 +17,9 @@ use crate::os::disk as os;
 use crate::pages::Pages;
 use crate::replica::conflict;
 use crate::replica_client::FileId;
+use crate::shipped::{self, Shipped};
 use crate::store::{OpenRequest, Store};
-use crate::{shipped, tasks};
+use crate::tasks;
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -216,6 +217,47 @@ fn what_is_captured_is_not_laid_over_an_attempt_that_was_given_up() {
     bench.until("storage is not asked", |db| lock(&db.ship).history == History::Agreed);
     bench.until("no repair", |db| db.peek().gap().is_none());
     assert_eq!(bench.db.sync(PATIENCE).unwrap(), Txid(first.0 + 2));
+}
+
+/// Whoever ships had recorded the end of a chain that somebody else extended, and a
+/// process beside it took its commit, which no file had, for stored.
+#[test]
+fn what_others_stored_under_a_txid_is_not_what_was_captured_here() {
+    let mut bench = Bench::new();
+    bench.commit(2, 2);
+    let first = bench.db.sync(PATIENCE).unwrap();
+    bench.until("the shipper does not rest", |db| !db.ships());
+    let (dir, index) = (bench.db.vfs_dir(), *lock(&bench.index));
+    let (_, ours) = Shipped::load(&dir).unwrap().unwrap();
+    let ours = Header::decode(&ours).unwrap();
+    let stored = |txid: u64, node_id: u64| {
+        let header = Header { node_id, max_txid: Txid(txid), min_txid: Txid(txid), ..ours };
+        Shipped::new(&header).save(&dir, None).unwrap();
+    };
+    let waits = |what: &str, change: &dyn Fn(&mut Capture)| {
+        let mut guard = bench.db.capture();
+        let capture = guard.as_mut().unwrap();
+        change(capture);
+        let left = bench.db.left_to_others(capture).is_some();
+        assert_eq!(left, !bench.db.is_of_record(capture).unwrap(), "{what}");
+        left
+    };
+    assert!(!waits("as it was", &|_| ()));
+    assert_eq!(bench.db.txid(), Some(first));
+    // The order in which whoever ships makes this known.
+    let declare = |c: &mut Capture| c.declare_gap(Gap::Unproven).unwrap();
+    assert!(waits("a gap", &declare));
+    stored(9, 5);
+    assert!(waits("stored by others", &|_| ()));
+    assert_eq!(bench.db.txid(), None);
+    assert!(waits("its TXID is known", &|c| c.rebase(Txid(10)).unwrap()));
+    let follow = |c: &mut Capture| c.follow_from(&index, Txid(10), Txid(11)).unwrap();
+    assert!(waits("a repair is under way", &follow));
+    // A repair that is gathered is sealed as any segment.
+    assert!(waits("a repair is sealed", &|c| c.snapshot_done().unwrap()));
+    stored(10, ours.node_id);
+    assert!(!waits("a repair is stored", &|_| ()));
+    assert_eq!(bench.db.txid(), Some(Txid(10)));
 }
 
 /// A process that had faulted kept the shipper lock for as long as it lived, and

@@ -29,6 +29,8 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 pub(crate) struct Ship {
     pub history: History,
+    /// How often storage and this process agreed since the open.
+    pub agreed: u64,
     pub pending: VecDeque<Arc<Pending>>,
     /// Page size of the chain in storage; 0: there is none, or it is not known yet.
     pub page_size: u32,
@@ -57,6 +59,7 @@ impl Ship {
     pub(crate) fn new(trusted: bool) -> Self {
         Ship {
             history: History::Unknown,
+            agreed: 0,
             pending: VecDeque::new(),
             page_size: 0,
             acked: Txid(0),

@@ -34,7 +34,10 @@ impl Db {
         };
         match history {
             History::Agreed => Some(self.txid_if_agreed()),
-            History::Unknown if trusted && self.is_settled() => Some(self.txid_if_agreed()),
+            // While only a repair can continue the chain, storage tells where it stands.
+            History::Unknown if trusted && self.is_settled() && self.peek().gap().is_none() => {
+                Some(self.txid_if_agreed())
+            }
             _ => None,
         }
     }
@@ -80,7 +83,7 @@ impl Db {
         if !self.is_caught_up() {
             self.capture_locked(capture).ok()?;
         }
-        let known = !capture.position().unknown_chain && self.is_settled();
+        let known = is_told(capture) && self.is_settled();
         let txid = known.then(|| self.newest(capture));
         self.release_if_idle(capture);
         txid
@@ -98,9 +101,25 @@ impl Db {
     /// none when storage has it.
     pub(crate) fn left_to_others(&self, capture: &Capture) -> Option<Txid> {
         let txid = self.newest(capture);
-        let unsure = !self.is_caught_up() || capture.position().unknown_chain;
-        let acked = self.acked().unwrap_or_default();
-        (unsure || acked < txid).then_some(txid)
+        let done = self.is_caught_up()
+            && self.acked().is_ok_and(|acked| acked >= txid)
+            && self.is_of_record(capture).unwrap_or(false);
+        (!done).then_some(txid)
+    }
+
+    /// Whether what storage is recorded to have goes by the TXIDs of the record.
+    /// When somebody else extended the chain, or it was adopted, the gap is
+    /// declared before the new end is recorded; the TXID of the open segment
+    /// follows, and a repair holds what was captured before. Until that is
+    /// stored, the newest file was not written from here.
+    pub(crate) fn is_of_record(&self, capture: &Capture) -> Result<bool> {
+        let Some((acked, header)) = Shipped::load(&self.vfs_dir())? else { return Ok(false) };
+        let next = capture.open_txid();
+        if !is_told(capture) || capture.position().snapshot_pending > acked || next <= acked {
+            return Ok(false);
+        }
+        let nothing_waits = !capture.has_open() && next == acked.next();
+        Ok(nothing_waits || Node::wrote_here(&self.vfs_dir(), Header::decode(&header)?.node_id)?)
     }
 
     /// Another process ships: while something of this one waits, that one is
@@ -153,28 +172,35 @@ impl Db {
         } else {
             self.ask_for_haste();
         }
-        let (mut target, mut looked) = (None, tasks::now());
+        let (mut target, mut role, mut looked) = (None, None, tasks::now());
         loop {
             if self.is_faulted() {
                 // What was committed since is nowhere but in the database.
                 return Err(self.fault_error());
             }
-            // Storage may have more from here than is recorded, after a power loss:
-            // the TXID that would follow the record is not sure before it answered.
-            let told = !self.ships() || lock(&self.ship).history == History::Agreed;
+            // Storage may have more than is recorded, from here after a power loss, or
+            // from others: no TXID is sure before it answered, and none outlasts that.
+            let now = self.role();
+            let sure = self.txid();
+            let told = self.is_told_by(now);
+            if role.replace(now) != Some(now) || !told {
+                target = None;
+            }
             // Later answers are sure as well, and can be lower: a file that was given
             // up leaves its TXID to the next one.
-            if told && let Some(sure) = self.txid() {
+            if told && let Some(sure) = sure {
                 target = Some(target.map_or(sure, |t: Txid| t.min(sure)));
             }
             let (acked, ships, all) = (self.acked()?, self.ships(), self.is_all_shipped());
+            let stored = target.is_some_and(|t| acked >= t) && (ships || self.has_stored()?);
+            let same = self.role() == now;
             let ship = lock(&self.ship);
-            let known = !ships || ship.history == History::Agreed;
-            if known && (all || target.is_some_and(|t| acked >= t)) {
-                return Ok(acked);
-            }
             if let History::Conflict(why) = &ship.history {
                 return Err(Error::new(ErrorKind::Conflict, why.clone()));
+            }
+            let known = !ships || ship.history == History::Agreed;
+            if known && (all || (stored && same)) {
+                return Ok(acked);
             }
             let left = deadline.saturating_duration_since(tasks::now());
             if left.is_zero() {
@@ -195,6 +221,23 @@ impl Db {
                 self.kick_if_shipping();
             }
         }
+    }
+
+    /// Whether this process ships, and how often it agreed with storage: what a
+    /// TXID means to it may be another one when that changes.
+    fn role(&self) -> (bool, u64) {
+        (self.ships(), lock(&self.ship).agreed)
+    }
+
+    /// Whether a TXID is sure for this process as long as it is in this role.
+    fn is_told_by(&self, (ships, _): (bool, u64)) -> bool {
+        if ships { lock(&self.ship).history == History::Agreed } else { is_told(&self.peek()) }
+    }
+
+    /// Of a process that does not ship: the newest file in storage is one of the
+    /// chain that the record goes by.
+    fn has_stored(&self) -> Result<bool> {
+        self.capture().as_mut().map_or(Ok(false), |capture| self.is_of_record(capture))
     }
 
     fn fault_error(&self) -> Error {
@@ -224,6 +267,12 @@ impl Db {
         let mut guard = self.capture();
         guard.as_mut().is_some_and(|capture| self.left_to_others(capture).is_none())
     }
+}
+
+/// Whether the TXIDs of the record are those of the chain: storage was asked, and
+/// no repair has to continue it.
+fn is_told(capture: &Capture) -> bool {
+    capture.gap().is_none() && !capture.position().unknown_chain
 }
 
 fn late(target: Option<Txid>, why: &str) -> Error {
