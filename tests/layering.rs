@@ -131,9 +131,10 @@ fn relative(path: &Path) -> String {
     path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/")
 }
 
-/// Whether `path` is test code by its place: a `tests` folder or `tests.rs`.
+/// Whether `path` is test code by its place or name: a `tests` folder, `tests.rs`, `test_*.rs`.
 fn is_test_file(path: &str) -> bool {
     path.split('/').any(|part| part == "tests" || part == "tests.rs" || part == "testing.rs")
+        || path.rsplit('/').next().is_some_and(|name| name.starts_with("test_"))
         || path.ends_with("_test.rs")
         || path.ends_with("_tests.rs")
 }
