@@ -2,7 +2,7 @@
 //! WAL that is about to go, and between one run and the next.
 
 use crate::capture::frames;
-use crate::capture::position::CleanMark;
+use crate::capture::position::{CleanMark, WalPosition};
 use crate::capture::{Capture, Gap, Outcome, Stop};
 use crate::error::Result;
 use crate::os::disk as os;
@@ -48,19 +48,25 @@ impl Capture {
         }
         let Some(wal) = &self.wal else { return Err(Stop::Gap(Gap::WalReplaced)) };
         let from = self.position.wal;
-        if from.frame > 0 && from.checksum == [0, 0] {
-            // A frame that SQLite left unfilled says nothing about the next one.
-            let next = frames::read_frame_header(wal, header.page_size, from.frame + 1)?;
-            return match next {
-                Some(next) if next.salts == header.salts => Err(Stop::Gap(Gap::WalReplaced)),
-                _ => Ok(()),
-            };
-        }
-        if frames::find_end(wal, &header, from)? == from.frame {
+        let end = frames::find_chain_end(wal, &header, from)?;
+        // Behind a frame that SQLite left unfilled the commit may go on.
+        if end.frame == from.frame && !end.unfilled {
             Ok(())
         } else {
             Err(Stop::Gap(Gap::WalReplaced))
         }
+    }
+
+    /// Whether the checksums alone can tell the end of the WAL from its first frame
+    /// on: no frame that SQLite left unfilled breaks their chain.
+    ///
+    /// # Errors
+    /// The WAL could not be read.
+    pub fn is_chain_whole(&mut self) -> Result<bool> {
+        let Some(header) = self.read_wal_header()? else { return Ok(true) };
+        let Some(wal) = &self.wal else { return Ok(true) };
+        let from = WalPosition { salts: header.salts, frame: 0, checksum: header.checksum };
+        Ok(!frames::find_chain_end(wal, &header, from)?.unfilled)
     }
 
     /// Continuity at an open is proven by the WAL at the position, by a recorded

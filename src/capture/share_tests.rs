@@ -208,6 +208,36 @@ fn a_frame_that_sqlite_left_unfilled_hides_no_commit() {
     }
 }
 
+/// What somebody else committed ends at such a frame, or begins behind one: the
+/// WAL went as if there were nothing.
+#[test]
+fn a_frame_that_sqlite_left_unfilled_proves_no_end() {
+    for (at, captured) in [(3_usize, 2), (2, 2)] {
+        let tmp = tempfile::tempdir().unwrap();
+        let place = place(tmp.path());
+        let (mut wal, mut a, _) = two(&place);
+        wal.commit(2, 2);
+        let frame = 32 + (at - 1) * (24 + PAGE);
+        if at == 3 {
+            wal.commit(3, 3);
+        }
+        wal.bytes[frame + 8..frame + 24].fill(0);
+        wal.write(&place.wal_path);
+        acquire(&mut a).follow_from(&header([7, 1], captured), Txid(0), Txid(5)).unwrap();
+        assert!(!a.is_chain_whole().unwrap());
+        if at == 2 {
+            assert_eq!(a.prove_end().unwrap(), Outcome::UpToDate);
+            wal.commit(3, 3);
+            // Unfilled as well.
+            let next = frame + 24 + PAGE;
+            wal.bytes[next + 8..next + 24].fill(0);
+            wal.write(&place.wal_path);
+        }
+        assert_eq!(a.expect_generation([8, 2]).unwrap(), Outcome::NotFollowing, "{at}");
+        assert_eq!(a.gap(), Some(Gap::WalReplaced));
+    }
+}
+
 /// A new TXID copied the open segment while commits waited. Of a capture that
 /// had failed in its midst the copy kept the newer pages only, and the record the
 /// length of what it had copied from.
