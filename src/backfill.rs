@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::DatabaseFile;
 use crate::ledger::Ledger;
 use crate::ltx::{Pgno, page_checksum};
-use crate::pages::page_size_of;
+use crate::pages::{Pages, page_size_of};
 use crate::restore::PageSet;
 use crate::sibling::Sibling;
 use crate::snapshot::in_wal_mode;
@@ -162,6 +162,9 @@ impl Gathering<'_> {
                  other snapshot: raise it, or close the database",
             ));
         }
+        if in_wal && !capture.is_chain_whole()? {
+            return Err(later("SQLite left a frame of the WAL unfilled, so its end is not known"));
+        }
         sibling::refuse_other(db, page_size)?;
         Sibling::settle(&db.vfs_dir(), &db.config.replica_url, db.owner)?;
         let txid = lock(&db.ship).acked.next();
@@ -242,6 +245,8 @@ impl Gathering<'_> {
                 Ok(())
             }
             Err(e) if is_alone(db, &e) => Ok(()),
+            // Turned to WAL mode, and no connection has opened a WAL yet.
+            Err(e) if e.kind() == ErrorKind::Unsupported && Pages::at_rest(db)?.is_some() => Ok(()),
             Err(e) => Err(later(&e.to_string())),
         }
     }
