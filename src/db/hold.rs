@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::capture::recover::{Acquired, Stranger};
 use crate::capture::sealed::Read;
 use crate::capture::{Capture, Gap};
+use crate::db::open::OPEN_WAIT;
 use crate::db::{Db, History, Pending, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Level;
@@ -196,10 +197,27 @@ impl Db {
             }
             // A connection that is never used holds nothing.
             guard.release();
+            self.unopened.store(false, Ordering::Release);
             break;
         }
         *slot = None;
         Ok(())
+    }
+
+    /// Repeats what the disk was in the way of at the open: nobody else begins a
+    /// record anew that is a stranger's.
+    fn open_again(&self) -> Result<()> {
+        let over = self.has_retired() || self.has_let_go() || self.ended.load(Ordering::Acquire);
+        if over || !self.unopened.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.open_capture(OPEN_WAIT).inspect_err(|e| {
+            if e.kind() == ErrorKind::Conflict {
+                // Somebody ships from it: it is his from now on.
+                self.unopened.store(false, Ordering::Release);
+            }
+            self.set_error(e.to_string());
+        })
     }
 
     /// Begins a new record in place of a stranger's, unless somebody ships from it.
@@ -319,6 +337,7 @@ impl Db {
     /// # Errors
     /// The spool cannot be used.
     pub(crate) fn take_shipper(&self) -> Result<bool> {
+        self.open_again()?;
         let mut slot = lock(&self.shipper);
         if self.has_retired() {
             return Ok(false);

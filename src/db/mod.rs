@@ -96,6 +96,8 @@ pub struct Db {
     refused: Mutex<Option<(handover::Note, Instant)>>,
     /// The process that shipped died: what it committed last may not be captured.
     orphaned: AtomicBool,
+    /// The disk was in the way when the record was to be opened.
+    unopened: AtomicBool,
     /// Nothing is opened any more.
     ended: AtomicBool,
     /// Signalled when a capture ends: for a connection that wants to restart the WAL.

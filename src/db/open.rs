@@ -1,6 +1,7 @@
 //! Building a [`Db`]: its files, its capture state, its standing against storage.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ fn is_disk_trouble(e: &Error) -> bool {
 }
 
 /// How long an open waits for another process's batch.
-const OPEN_WAIT: Duration = Duration::from_millis(100);
+pub(crate) const OPEN_WAIT: Duration = Duration::from_millis(100);
 
 impl Db {
     pub(crate) fn open(o: Opened) -> Result<Arc<Db>> {
@@ -116,6 +117,7 @@ impl Db {
             stuck_until: Mutex::default(),
             refused: Mutex::default(),
             orphaned: Default::default(),
+            unopened: Default::default(),
             ended: Default::default(),
             captured_signal: Default::default(),
             ship: Mutex::new(Ship::new(false)),
@@ -137,6 +139,7 @@ impl Db {
             Err(e) if is_disk_trouble(&e) => {
                 db.log(Level::Error, &e.to_string());
                 db.set_error(format!("{e}; commits stay in the WAL and are captured later"));
+                db.unopened.store(true, Ordering::Release);
             }
             other => other?,
         }
