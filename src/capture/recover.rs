@@ -134,6 +134,11 @@ impl Capture {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_locked(&self) -> bool {
+        self.locked
+    }
+
     /// Gives the lock back; the descriptors are kept for the next batch.
     pub fn let_go(&mut self) {
         if !std::mem::take(&mut self.locked) {

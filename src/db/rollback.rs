@@ -78,6 +78,9 @@ impl Db {
             let _ = self.declare_gap(capture, Gap::CaptureFailed);
         } else if commits && by_transaction {
             guard.keep_lock();
+            // Should the commit fail, and the connection keep its locks, nothing
+            // but a batch gives this one back.
+            self.arm();
         }
     }
 
