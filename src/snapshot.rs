@@ -152,7 +152,10 @@ fn stream(db: &Arc<Db>, pages: Pages, set: Option<PageSet>, header: Header) -> B
     ChunkWriter::stream(move |out| {
         let room =
             Room { dir: db.vfs_dir(), owner: db.owner, bytes_max: db.config.spool_bytes_max };
-        let mut spill = Spill::new(out, Growth::new(&db.wal_path), room);
+        let for_growth = Arc::clone(&db);
+        let published = move || for_growth.published();
+        let growth = Growth::new(&db.wal_path, header.page_size, Box::new(published));
+        let mut spill = Spill::new(out, growth, room);
         encode(&db, pages, set, header, &mut spill)?;
         spill.finish().map_err(|e| {
             Error::new(ErrorKind::Transient, "a snapshot was cut short while it was sent")

@@ -10,6 +10,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::capture::Published;
+use crate::capture::frames::FRAME_HEADER_SIZE;
 use crate::error::Result;
 use crate::os::disk::{self, File, Owner};
 use crate::stream::ChunkWriter;
@@ -37,21 +39,42 @@ impl Outlet for ChunkWriter {
     }
 }
 
-/// Tells when the WAL has grown by too much.
+/// The end of the WAL as this process knows it.
+type End = Box<dyn Fn() -> Published + Send>;
+
+/// Tells when the WAL has grown by too much: its frames since it began anew, which
+/// a file that was larger once has room for, or the file, by whatever process.
 pub(crate) struct Growth {
     wal_path: PathBuf,
-    before: u64,
+    published: End,
+    frame_bytes: u64,
+    before: (u64, Published),
     looked: Option<Instant>,
     is_high: bool,
 }
 
 impl Growth {
-    /// Measures from now on.
-    pub(crate) fn new(wal_path: &Path) -> Growth {
-        let mut growth =
-            Growth { wal_path: wal_path.to_owned(), before: 0, looked: None, is_high: false };
-        growth.before = growth.size();
+    /// Measures from now on. Pages have `page_size` bytes.
+    pub(crate) fn new(wal_path: &Path, page_size: u32, published: End) -> Growth {
+        let mut growth = Growth {
+            wal_path: wal_path.to_owned(),
+            before: (0, published()),
+            published,
+            frame_bytes: FRAME_HEADER_SIZE as u64 + u64::from(page_size),
+            looked: None,
+            is_high: false,
+        };
+        growth.before.0 = growth.size();
         growth
+    }
+
+    /// Bytes since then.
+    fn grown(&self) -> u64 {
+        let (size, before) = self.before;
+        let end = (self.published)();
+        let from = if end.salt1 == before.salt1 { before.mx_frame } else { 0 };
+        let frames = u64::from(end.mx_frame.saturating_sub(from));
+        self.size().saturating_sub(size).max(frames * self.frame_bytes)
     }
 
     fn size(&self) -> u64 {
@@ -63,7 +86,7 @@ impl Growth {
         let now = tasks::now();
         if !self.is_high && self.looked.is_none_or(|at| now - at >= PAUSE) {
             self.looked = Some(now);
-            self.is_high = self.size() >= self.before.saturating_add(WAL_GROWTH_MAX);
+            self.is_high = self.grown() >= WAL_GROWTH_MAX;
         }
         self.is_high
     }
@@ -190,7 +213,7 @@ mod tests {
     fn spill(bytes_max: u64, dir: &Path, room: &Path) -> (Vec<u8>, usize) {
         let wal_path = dir.join("wal");
         std::fs::write(&wal_path, b"wal").unwrap();
-        let growth = Growth::new(&wal_path);
+        let growth = Growth::new(&wal_path, 512, Box::new(Published::default));
         let mut out = Slow(Vec::new(), 5000);
         let room = Room { dir: room.to_owned(), owner: None, bytes_max };
         let mut writer = Spill::new(&mut out, growth, room);
@@ -218,6 +241,23 @@ mod tests {
         let (bytes, kept) = spill(1 << 20, tmp.path(), tmp.path());
         assert!(bytes == expected() && kept >= 95, "{kept}");
         assert!(!tmp.path().join(SPILL_FILE).exists());
+    }
+
+    /// After one high water mark of the file its frames were not counted.
+    #[test]
+    fn frames_count_in_a_file_that_does_not_grow() {
+        let tmp = tempfile::tempdir().unwrap();
+        let wal_path = tmp.path().join("wal");
+        std::fs::write(&wal_path, b"wal").unwrap();
+        let most = (WAL_GROWTH_MAX / (24 + 512)) as u32 + 1;
+        for (salt1, mx_frame, high) in
+            [(1, 9 + most, true), (1, 8 + most, false), (2, most, true), (2, most - 1, false)]
+        {
+            let end = std::cell::Cell::new(Published { salt1: 1, mx_frame: 9 });
+            let next = Published { salt1, mx_frame };
+            let mut growth = Growth::new(&wal_path, 512, Box::new(move || end.replace(next)));
+            assert_eq!(growth.is_high(), high, "{salt1} {mx_frame}");
+        }
     }
 
     #[test]
