@@ -90,12 +90,15 @@ pub(crate) async fn run(db: Arc<Db>) {
         (ship.running, ship.failing) = (false, false);
     }
     db.ship_signal.notify_all();
+    if db.has_retired() && db.ships() {
+        db.retire_soon();
+    }
 }
 
 async fn retire(db: &Arc<Db>) {
     let db = Arc::clone(db);
-    // The worker was told as well: what it cannot do either is left to the close.
-    let _ = tasks::spawn_blocking(move || db.retire()).await;
+    // What fails here is done by the worker once this task has ended.
+    let _ = tasks::spawn_blocking(move || db.retire_now()).await;
 }
 
 /// Waits for something to do. Meanwhile other processes may capture: whoever
@@ -143,6 +146,9 @@ async fn finish(db: &Arc<Db>) -> bool {
     let for_rest = Arc::clone(db);
     // A panic there is reported by nobody else.
     if tasks::spawn_blocking(move || {
+        if for_rest.has_retired() {
+            return for_rest.retire();
+        }
         for_rest.look_before_rest();
         for_rest.rest();
     })

@@ -233,9 +233,11 @@ async fn already_there(db: &Arc<Db>, id: &FileId, header: &Header) -> Result<()>
 
 /// A snapshot that storage may not have, or that could not be recorded, is
 /// taken again from the state then.
-fn abandon(db: &Arc<Db>) {
+pub(crate) fn abandon(db: &Arc<Db>) {
+    // Without the shipper lock the record is another process's to move.
+    let held = db.hold_shipper();
     let mut guard = db.capture();
-    let Some(capture) = guard.as_mut() else {
+    let Some(capture) = guard.as_mut().filter(|_| held.is_some()) else {
         // Storage is asked again what became of it.
         lock(&db.ship).history = History::Unknown;
         return;
@@ -253,8 +255,9 @@ fn abandon(db: &Arc<Db>) {
 /// Nothing differs: what was captured meanwhile gets the TXID that was kept
 /// for the file.
 fn unchanged(db: &Arc<Db>, header: &Header, repair: Repair) -> Result<()> {
+    let held = db.hold_shipper();
     let mut guard = db.capture();
-    let Some(capture) = guard.as_mut() else {
+    let Some(capture) = guard.as_mut().filter(|_| held.is_some()) else {
         return Err(Error::new(
             ErrorKind::Transient,
             format!("{} was closed or taken over while it was compared", db.path.display()),

@@ -557,6 +557,7 @@ impl Store {
                         db.fault("the upload task panicked");
                         lock(&db.ship).running = false;
                         db.ship_signal.notify_all();
+                        db.retire_soon();
                     }
                 });
             }

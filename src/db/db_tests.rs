@@ -21,6 +21,9 @@ use crate::shipped::{self, Shipped};
 use crate::store::{OpenRequest, Store};
 use crate::tasks;
 
+#[path = "trouble_tests.rs"]
+mod trouble_tests;
+
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -60,6 +63,9 @@ impl PinnedReader for Reader {
 
 impl Host for Disk {
     fn pin(&self) -> Result<Box<dyn PinnedReader>> {
+        if lock(&self.index).page_size == 0 {
+            return Err(Error::new(ErrorKind::Unsupported, "there is no wal-index"));
+        }
         Ok(Box::new(Reader(os::File::open(&self.path)?, *lock(&self.index))))
     }
 
@@ -318,8 +324,8 @@ fn a_conflict_is_nobody_elses() {
     };
     bench.db.capture().as_mut().map(follow).unwrap();
     bench.commit(2, 5);
-    bench.db.capture_only();
     assert!(bench.db.before_wal_restart(false));
+    bench.db.capture_only();
     let mut guard = bench.db.capture();
     let capture = guard.as_mut().unwrap();
     assert_eq!((capture.gap(), capture.position().wal.frame), (None, header.mx_frame));

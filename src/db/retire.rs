@@ -27,9 +27,23 @@ impl Db {
         }
     }
 
-    /// Lets the shipper lock and every descriptor go. What waits for storage lies
-    /// in the spool, for whoever ships next.
+    /// Lets the shipper lock and every descriptor go; while the shipper's task is
+    /// under way, that does so at its end. It may be waiting for storage, and what
+    /// it does with the answer to the record is for the holder of the lock alone.
     pub(crate) fn retire(&self) {
+        if lock(&self.ship).running {
+            self.pin.yield_now();
+            self.ship_notify.notify_one();
+            self.signal_captured();
+            self.ship_signal.notify_all();
+        } else {
+            self.retire_now();
+        }
+    }
+
+    /// [`Db::retire`], by the shipper's task. What waits for storage lies in the
+    /// spool, for whoever ships next.
+    pub(crate) fn retire_now(&self) {
         self.pin.yield_now();
         let file = {
             let mut slot = lock(&self.shipper);
