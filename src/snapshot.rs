@@ -115,14 +115,17 @@ pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
     db.counters.snapshot_bytes_of(pages, header.page_size);
     done(db, repair);
     acknowledge(db, header, None).await.inspect_err(|_| abandon(db))?;
-    let Some(recorded) = db.capture().as_mut().map(|c| c.snapshot_done()) else {
-        lock(&db.ship).history = History::Unknown;
-        return Err(Error::new(
-            ErrorKind::Transient,
-            format!("{} is being captured by another process", db.path.display()),
-        ));
-    };
-    recorded?;
+    let recorded = db.capture().as_mut().map_or_else(
+        || {
+            Err(Error::new(
+                ErrorKind::Transient,
+                format!("{} is being captured by another process", db.path.display()),
+            ))
+        },
+        |capture| capture.snapshot_done(),
+    );
+    // Storage is asked again, and what the record lacks is written then.
+    recorded.inspect_err(|_| lock(&db.ship).history = History::Unknown)?;
     shipped::forget_attempts(&db.vfs_dir())?;
     lock(&db.ship).snapshot_since_ms = 0;
     Ok(true)
@@ -352,8 +355,12 @@ fn follow(db: &Arc<Db>) -> Result<Followed> {
     header.node_id = db.node_id();
     shipped::remember_attempt(&db.vfs_dir(), &header, db.owner)?;
     capture.follow_from(&pages.header, txid, txid.next())?;
-    if let Origin::Closed(mark) = pages.origin() {
-        capture.set_clean(Some(mark))?;
+    if let Origin::Closed(mark) = pages.origin()
+        && let Err(e) = capture.set_clean(Some(mark))
+    {
+        // It holds in memory even when its record cannot be written.
+        let _ = capture.declare_gap(Gap::SnapshotInterrupted);
+        return Err(e);
     }
     // Before the state is let go: nobody may see it without its TXID.
     let mut ship = lock(&db.ship);

@@ -10,9 +10,11 @@
 
 use crate::capture::frames;
 use crate::capture::position::{CleanMark, SegmentMark, WalPosition};
+use crate::capture::segment::Segment;
 use crate::capture::{Capture, Gap, Stop};
 use crate::error::Result;
 use crate::ltx::{Pgno, Txid, lock_pgno};
+use crate::os::disk as os;
 
 /// What a backfill begins with.
 #[derive(Debug, Clone, Copy)]
@@ -48,9 +50,9 @@ impl Capture {
     /// # Errors
     /// The WAL could not be read, or the position not be written.
     pub fn begin_backfill(&mut self, start: &Start) -> Result<Backfill> {
-        self.drop_segment()?;
         self.wal = None;
         let header = if start.in_wal { self.read_wal_header()? } else { None };
+        let dropped = self.drop_segment();
         let p = &mut self.position;
         p.following = true;
         p.page_size = start.page_size;
@@ -75,11 +77,19 @@ impl Capture {
         p.backfill = p.backfill_serial.wrapping_add(1).max(1);
         p.backfill_serial = p.backfill;
         p.head = None;
-        self.partial = false;
         let id = Backfill(p.backfill);
-        self.attach_segment().map_err(Stop::into_error)?;
-        self.write_position()?;
-        Ok(id)
+        self.partial = false;
+        let made = self.attach_segment().map_err(Stop::into_error);
+        if let Err(e) = made.and_then(|()| self.write_position()) {
+            (self.position, self.segment) = (self.sure, None);
+            return Err(e);
+        }
+        // Of the same name it is the new one.
+        let named = self.segment.as_ref().map(Segment::path);
+        match dropped.filter(|path| named != Some(path)) {
+            Some(path) => os::remove_file(&path).map(|()| id),
+            None => Ok(id),
+        }
     }
 
     /// The next pages from `from` on that `backfill` has to copy, all within

@@ -25,7 +25,7 @@ pub(crate) mod test_wal;
 pub mod writes;
 
 use std::cmp::Ordering;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::capture::frames::{FRAME_HEADER_SIZE, WAL_HEADER_SIZE};
@@ -68,6 +68,9 @@ pub struct Capture {
     /// The record as this process last read or wrote it.
     record: [u8; POSITION_LEN],
     position: Position,
+    /// What the position goes back to when it cannot be written: as in the record,
+    /// or a gap that could not be recorded either.
+    sure: Position,
     /// The open segment, once something was to be done with it.
     segment: Option<Segment>,
     wal: Option<File>,
@@ -384,8 +387,12 @@ impl Capture {
         segment.load()?;
         if segment.wants_rewrite() {
             let old = segment.rewrite(&self.place.dir)?;
+            let new = segment.path().to_path_buf();
             self.position.segment.generation = segment.generation();
-            self.write_position()?;
+            if let Err(e) = self.write_position() {
+                os::remove_file(&new)?;
+                return Err(e);
+            }
             os::remove_file(&old)?;
         }
         Ok(())
@@ -480,25 +487,26 @@ impl Capture {
         self.position.clean = None;
         self.partial = false;
         self.wal = None;
-        let mark = self.position.segment;
+        let mark = self.sure.segment;
         self.segment = None;
         self.position.segment.len = 0;
         self.position.segment.generation = 0;
-        self.write_position()?;
-        self.unrecorded = None;
-        if mark.len > 0 {
-            os::remove_file(&self.segment_path(&mark))?;
+        if let Err(e) = self.write_record() {
+            // The file that the record names is removed with its name in there.
+            self.sure = Position { segment: mark, ..self.position };
+            return Err(e);
         }
-        Ok(())
+        self.unrecorded = None;
+        if mark.len > 0 { os::remove_file(&self.segment_path(&mark)) } else { Ok(()) }
     }
 
-    /// Removes the open segment: the record is about to name another one.
-    fn drop_segment(&mut self) -> Result<()> {
-        if self.segment.take().is_some() || self.position.segment.len > 0 {
-            os::remove_file(&self.segment_path(&self.position.segment))?;
-        }
+    /// Lets go of the open segment; its file, to be removed once the record names
+    /// another one.
+    fn drop_segment(&mut self) -> Option<PathBuf> {
+        let mark = self.sure.segment;
+        let made = self.segment.take().is_some() || mark.len > 0;
         self.position.segment.len = 0;
-        Ok(())
+        made.then(|| self.segment_path(&mark))
     }
 
     /// Reads what other processes appended to the open segment.
@@ -519,7 +527,7 @@ impl Capture {
         loaded
     }
 
-    fn segment_path(&self, mark: &SegmentMark) -> std::path::PathBuf {
+    fn segment_path(&self, mark: &SegmentMark) -> PathBuf {
         self.place.dir.join(segment::file_name(mark.txid, mark.generation))
     }
 
@@ -535,7 +543,6 @@ impl Capture {
         snapshot: Txid,
         next: Txid,
     ) -> Result<()> {
-        self.drop_segment()?;
         self.wal = None;
         let found = self.read_wal_header()?;
         let on_disk = found.filter(|h| h.salts == header.salts);
@@ -557,11 +564,14 @@ impl Capture {
                 ));
             }
         };
+        let begins = found.is_none() && self.announced.is_some();
+        // Without a WAL the file alone is the state, and its times will prove it.
+        let clean = if found.is_none() && !begins { self.clean_mark()? } else { None };
+        let (dropped, unrecorded) = (self.drop_segment(), self.unrecorded.take());
         self.begun += 1;
         self.position.following = true;
         self.position.backfill = 0;
         self.position.gap = None;
-        self.unrecorded = None;
         self.position.page_size = header.page_size;
         self.position.commit = header.n_page;
         self.position.wal = WalPosition { salts: header.salts, frame: header.mx_frame, checksum };
@@ -572,15 +582,13 @@ impl Capture {
             None => self.announced,
             _ => None,
         };
-        let begins = found.is_none() && self.announced.is_some();
         if found.is_none() {
             // The next header is entered like any restart, also when the wal-index
             // has its salts already: it tells where the checksums begin, and ends
             // what the file's times prove.
             self.position.wal = WalPosition::default();
         }
-        // Without a WAL the file alone is the state, and its times will prove it.
-        self.position.clean = if found.is_none() && !begins { self.clean_mark()? } else { None };
+        self.position.clean = clean;
         self.position.head = None;
         self.position.snapshot_pending = snapshot;
         self.position.segment = SegmentMark {
@@ -592,7 +600,12 @@ impl Capture {
             min_commit: header.n_page,
         };
         self.partial = false;
-        self.write_position()
+        if let Err(e) = self.write_position() {
+            // A gap stays one, for whoever asks before it is declared again.
+            self.unrecorded = unrecorded;
+            return Err(e);
+        }
+        dropped.map_or(Ok(()), |path| os::remove_file(&path))
     }
 
     /// Records that the snapshot under way is in storage.
@@ -614,6 +627,7 @@ impl Capture {
         if done.is_err() {
             // Others go by the record.
             self.position.unknown_chain |= unknown;
+            self.sure.unknown_chain |= unknown;
         }
         done
     }
@@ -638,7 +652,7 @@ impl Capture {
         let before = self.position.segment;
         self.position.segment.txid = next;
         self.position.segment.generation = 0;
-        let done = self.write_position();
+        let done = self.write_record();
         if done.is_err() {
             // The record names the file as it was; without it, that is a gap.
             let back = |s: &mut Segment| s.retitle(&dir, before.txid, before.generation).is_ok();
@@ -656,7 +670,8 @@ impl Capture {
     /// `Full` when the seal could not be written. A growth with missing pages
     /// is a gap, not an error.
     pub fn seal(&mut self, now_ms: i64) -> Result<Option<Segment>> {
-        if self.partial || !self.has_open() || self.position.backfill != 0 {
+        let is_whole = !self.partial && self.position.backfill == 0 && self.unrecorded.is_none();
+        if !is_whole || !self.has_open() {
             return Ok(None);
         }
         if let Some(gap) = self.load_segment()? {
@@ -675,7 +690,7 @@ impl Capture {
                 restarted: false,
                 min_commit: self.position.commit,
             };
-            self.write_position()
+            self.write_record()
         });
         if let Err(e) = done {
             // A TXID that is not recorded as given would be given again.
@@ -737,7 +752,19 @@ impl Capture {
         self.wal = None;
     }
 
+    /// Writes the position, or takes back all that changed in it since it was
+    /// written last: others go by the record, and may append to the segment that
+    /// it names.
     fn write_position(&mut self) -> Result<()> {
+        let done = self.write_record();
+        if done.is_err() {
+            (self.position, self.segment, self.partial) = (self.sure, None, false);
+        }
+        done
+    }
+
+    /// Writes the position; the caller knows what to do where that fails.
+    fn write_record(&mut self) -> Result<()> {
         // Pages beyond the position are overwritten after a crash, not sealed.
         if !self.partial {
             self.position.segment.len = self.open_bytes();
@@ -756,7 +783,7 @@ impl Capture {
         next.writer = self.process;
         let record = next.encode();
         file.write_all_at(&record, 0)?;
-        (self.position, self.record) = (next, record);
+        (self.position, self.sure, self.record) = (next, next, record);
         Ok(())
     }
 }

@@ -70,12 +70,14 @@ impl Stranger {
 impl Capture {
     /// The state of a database that nothing was read of yet. Makes nothing.
     pub fn new(place: Place) -> Capture {
+        let position = Position { gap: Some(Gap::First), ..Position::default() };
         Capture {
             place,
             file: None,
             locked: false,
             record: [0; POSITION_LEN],
-            position: Position { gap: Some(Gap::First), ..Position::default() },
+            position,
+            sure: position,
             segment: None,
             wal: None,
             buf: Vec::new(),
@@ -143,6 +145,10 @@ impl Capture {
     pub fn let_go(&mut self) {
         if !std::mem::take(&mut self.locked) {
             return;
+        }
+        if self.partial {
+            // Others may write where the record says that the segment ends.
+            (self.segment, self.partial) = (None, false);
         }
         if let Some(file) = &self.file
             && file.unlock().is_err()
@@ -256,7 +262,7 @@ impl Capture {
         }
         self.partial = false;
         self.wal = None;
-        (self.position, self.record) = (found, record);
+        (self.position, self.sure, self.record) = (found, found, record);
     }
 
     /// Begins a new record: nothing is known of the database's past. Segments
@@ -274,7 +280,9 @@ impl Capture {
             replica: self.place.replica,
             ..Position::default()
         };
-        self.write_position()
+        // Whether or not that can be recorded, nothing that was known holds.
+        self.sure = self.position;
+        self.write_record()
     }
 }
 

@@ -30,17 +30,20 @@ impl Capture {
     /// # Errors
     /// The position could not be written.
     pub fn begin_rollback(&mut self, found: Option<CleanMark>, file: &dyn OwnFile) -> Result<()> {
-        if self.position.following {
-            // Under the write lock a mark of another transaction is that of a dead one.
-            if self.position.dirty {
-                self.declare_gap(Gap::Interrupted)?;
-            } else if found.is_none() || self.position.clean != found || !self.is_head_of(file) {
-                self.declare_gap(Gap::Unproven)?;
-            }
-        }
+        let proven = || found.is_some() && self.position.clean == found && self.is_head_of(file);
+        // Under the write lock a mark of another transaction is that of a dead one.
+        let gap = match (self.position.following, self.position.dirty) {
+            (true, true) => Some(Gap::Interrupted),
+            (true, false) if !proven() => Some(Gap::Unproven),
+            _ => None,
+        };
+        // The transaction begins also when this cannot be recorded: it stays noted.
         self.position.dirty = true;
         self.position.dirty_writer = self.process;
-        self.write_position()
+        match gap {
+            Some(gap) => self.declare_gap(gap),
+            None => self.write_record(),
+        }
     }
 
     /// The transaction is over and the file holds its outcome: what it changed
@@ -50,6 +53,18 @@ impl Capture {
     /// As [`Capture::capture_to`]; the caller makes a gap of them, since the
     /// pages cannot be read again later.
     pub fn end_rollback(
+        &mut self,
+        writes: &mut Writes,
+        file: &dyn OwnFile,
+        mark: impl FnOnce() -> Option<CleanMark>,
+    ) -> Result<Outcome> {
+        let done = self.try_end_rollback(writes, file, mark);
+        // It is over, whether or not that could be recorded.
+        self.position.dirty = false;
+        done
+    }
+
+    fn try_end_rollback(
         &mut self,
         writes: &mut Writes,
         file: &dyn OwnFile,

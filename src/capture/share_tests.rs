@@ -274,3 +274,33 @@ fn a_new_txid_that_is_not_recorded_is_taken_back() {
     let sealed = acquire(&mut b).seal(9).unwrap().unwrap();
     assert_eq!((sealed.txid(), pages(&sealed), b.gap()), (Txid(5), vec![(2, 2)], None));
 }
+
+/// What could not be recorded did not happen: others go by the record. (Without
+/// the lock no write succeeds.)
+#[test]
+fn what_could_not_be_recorded_is_taken_back() {
+    let tmp = tempfile::tempdir().unwrap();
+    let place = place(tmp.path());
+    let (mut wal, mut a, mut b) = two(&place);
+    wal.commit(2, 2).write(&place.wal_path);
+    a.capture_to(end([7, 1], 2)).unwrap_err();
+    assert_eq!((a.position().wal.frame, a.has_open()), (1, false));
+    acquire(&mut a).capture_to(end([7, 1], 2)).unwrap();
+    a.let_go();
+    a.expect_generation([8, 2]).unwrap_err();
+    assert_eq!(a.position().next_salts, None);
+    a.follow_from(&header([7, 1], 2), Txid(9), Txid(9)).unwrap_err();
+    assert_eq!((a.position().segment.txid, a.gap()), (Txid(5), None));
+    let sealed = acquire(&mut b).seal(9).unwrap().unwrap();
+    assert_eq!(pages(&sealed), [(2, 2)]);
+    b.declare_gap(Gap::CaptureFailed).unwrap();
+    b.let_go();
+    assert_eq!(acquire(&mut a).gap(), Some(Gap::CaptureFailed));
+    a.let_go();
+    a.follow_from(&header([7, 1], 2), Txid(0), Txid(6)).unwrap_err();
+    assert_eq!((a.position().following, a.gap()), (false, Some(Gap::CaptureFailed)));
+    b.remember_gap(Gap::Rewind);
+    b.follow_from(&header([7, 1], 2), Txid(0), Txid(6)).unwrap_err();
+    assert_eq!(b.gap(), Some(Gap::CaptureFailed));
+    assert!(acquire(&mut b).seal(9).unwrap().is_none());
+}
