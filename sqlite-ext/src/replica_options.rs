@@ -8,7 +8,7 @@ use litestream::clock::{Clock, SystemClock};
 use litestream::config::{DbConfig, fill_placeholders, parse_bool, parse_bytes, parse_duration};
 use litestream::moment::{self, Moment};
 use litestream::plan::Target;
-use litestream::view::SourceOptions;
+use litestream::view::{Hydrate, SourceOptions};
 
 use crate::config_source;
 use crate::options::{
@@ -46,15 +46,13 @@ const IN_ENVIRONMENT: &[&str] = &[
     "cache_dir_size",
     "offline",
     "hydration_enabled",
+    "hydration_path",
     "write_enabled",
 ];
 
 /// The answer to whoever wants to write.
 pub(crate) const NO_WRITES: &str = "a replica cannot be written yet: this version only reads it; \
                                     open it without write_enabled, sync_interval and buffer_path";
-
-const NO_HYDRATION: &str = "hydration_enabled: this version does not keep a local copy yet; \
-                            cache_dir keeps what was read";
 
 /// What a connection opens.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,11 +63,28 @@ pub(crate) struct Settings {
     pub target: Target,
     /// The moment that the state was asked for by, as it was given.
     pub moment: Option<String>,
+    hydrates: bool,
+    hydration_path: Option<PathBuf>,
 }
 
 impl Settings {
     fn new() -> Self {
-        Settings { source: SourceOptions::new(""), target: Target::Latest, moment: None }
+        Settings {
+            source: SourceOptions::new(""),
+            target: Target::Latest,
+            moment: None,
+            hydrates: false,
+            hydration_path: None,
+        }
+    }
+
+    /// A path alone asks for nothing, as with Litestream.
+    fn hydrate(&self) -> Hydrate {
+        match &self.hydration_path {
+            _ if !self.hydrates => Hydrate::Off,
+            Some(path) => Hydrate::At(path.clone()),
+            None => Hydrate::Temporary(std::env::temp_dir()),
+        }
     }
 
     /// Sets one option by name. Returns false when it is not one of [`KEYS`].
@@ -92,10 +107,10 @@ impl Settings {
             "offline" => source.offline = parse_offline(value)?,
             "time" => self.set_time(value, now_ms)?,
             "txid" => self.set_txid(value)?,
-            "hydration_enabled" if is_on(key, value)? => return Err(NO_HYDRATION.to_owned()),
+            "hydration_enabled" => self.hydrates = is_on(key, value)?,
+            "hydration_path" => self.hydration_path = Some(canonical(Path::new(value))),
             "write_enabled" if is_on(key, value)? => return Err(NO_WRITES.to_owned()),
-            "hydration_enabled" | "write_enabled" => {}
-            "hydration_path" => return Err(NO_HYDRATION.to_owned()),
+            "write_enabled" => {}
             "sync_interval" | "buffer_path" => return Err(NO_WRITES.to_owned()),
             _ => return Ok(false),
         }
@@ -223,6 +238,7 @@ pub(crate) fn find(
         }
     }
     complete(&mut settings, wanted, &path, env)?;
+    settings.source.hydrate = settings.hydrate();
     let source = &settings.source;
     if source.offline && source.cache_dir.is_none() {
         return Err("offline=allow needs cache_dir, where the last known state is kept".to_owned());

@@ -88,6 +88,18 @@ fn a_moment_or_a_transaction() {
 }
 
 #[test]
+fn a_local_copy_is_kept_when_it_is_asked_for() {
+    let found = |uri: &[(&str, &str)]| look("s3://b/a", uri, &none(), &[]).unwrap().source.hydrate;
+    assert_eq!(found(&[("hydration_path", "/nonexistent/copy.db")]), Hydrate::Off);
+    assert_eq!(
+        found(&[("hydration_path", "/nonexistent/copy.db"), ("hydration_enabled", "true")]),
+        Hydrate::At("/nonexistent/copy.db".into())
+    );
+    assert!(matches!(found(&[("hydration_enabled", "1")]), Hydrate::Temporary(_)));
+    assert_eq!(found(&[("hydration_enabled", "0")]), Hydrate::Off);
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let error = |uri: &[(&str, &str)]| look("s3://b/a", uri, &none(), &[]).unwrap_err();
     assert!(error(&[("pol_interval", "1s")]).contains("unknown URI parameter 'pol_interval'"));
@@ -103,7 +115,7 @@ fn what_does_not_fit_is_refused() {
     for key in ["write_enabled", "sync_interval", "buffer_path"] {
         assert!(error(&[(key, "1")]).contains("cannot be written yet"), "{key}");
     }
-    assert!(error(&[("hydration_enabled", "true")]).contains("local copy"));
+    assert!(error(&[("hydration_enabled", "maybe")]).contains("hydration_enabled"));
     look("s3://b/a", &[("write_enabled", "false"), ("hydration_enabled", "0")], &none(), &[])
         .unwrap();
     assert!(look("label", &[], &none(), &[]).unwrap_err().contains("no replica is named"));

@@ -115,7 +115,7 @@ impl Opening {
         if is_faulted() {
             return Err(crate::sql::FAULTED.to_owned());
         }
-        let Settings { source, target, moment } = self.settings;
+        let Settings { source, target, moment, .. } = self.settings;
         let opened = runtime::sources().open(&source, target);
         let mut session = opened.map_err(|e| e.to_string())?;
         if self.is_fixed {

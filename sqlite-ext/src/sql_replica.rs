@@ -55,6 +55,12 @@ pub(crate) fn status(replica: &ReplicaFile) -> Outcome {
         "requests": status.requests,
         "poll_failures": status.failures,
         "poll_error": status.error,
+        "hydration": status.hydration.map(|copy| json!({
+            "path": copy.path,
+            "pages": copy.pages,
+            "pages_total": copy.pages_total,
+            "error": copy.error,
+        })),
         "gap": status.gap,
         "restarts": status.restarts,
         "last_error": last_error,
@@ -160,12 +166,28 @@ pub(crate) fn pragma(
         name @ ("litestream_hydration_progress" | "litestream_hydration_file") => {
             Some(match value {
                 Some(_) => Err(format!("{name} is read-only")),
-                None if name == "litestream_hydration_file" => Ok(String::new()),
-                None => Ok("0".to_owned()),
+                None => hydration(replica, name == "litestream_hydration_file"),
             })
         }
         _ => None,
     }
+}
+
+/// The local copy's file, empty without one or a name of it; or how much of the
+/// newest state it has, in percent, `0` without one.
+fn hydration(replica: &ReplicaFile, is_file: bool) -> Result<String, String> {
+    let copy = replica.ask(|session| Ok(session.status().hydration))?;
+    Ok(match copy {
+        _ if is_file => {
+            let path = copy.and_then(|copy| copy.path);
+            path.map_or_else(String::new, |path| path.to_string_lossy().into_owned())
+        }
+        Some(copy) => {
+            let whole = f64::from(copy.pages_total.max(1));
+            format!("{:.1}", f64::from(copy.pages) * 100.0 / whole)
+        }
+        None => "0".to_owned(),
+    })
 }
 
 fn write_enabled(value: Option<&str>) -> Result<String, String> {

@@ -15,6 +15,7 @@
 //! | `download` | the requests: how many at once, how slow before another is sent |
 //! | `btree`, [`prefetch`] | what is likely to be read next |
 //! | [`fetch`] | a page for a connection: from the cache, a range, or storage |
+//! | [`hydrate`], `hydrate_meta` | a local copy of the newest state, and what it leaves behind |
 //! | [`page_one`] | page 1 as SQLite is to see it |
 //!
 //! Knows nothing of capture, and of SQLite only pages.
@@ -27,6 +28,8 @@ mod download;
 pub(crate) mod fetch;
 pub(crate) mod file;
 pub(crate) mod follow;
+pub(crate) mod hydrate;
+mod hydrate_meta;
 pub(crate) mod index;
 pub(crate) mod load;
 pub(crate) mod page_cache;
@@ -41,6 +44,7 @@ pub(crate) mod state;
 #[cfg(test)]
 mod testing;
 
+pub use hydrate::{Hydrate, HydrationStatus};
 pub use session::Session;
 pub use source::{HistoryFile, SourceStatus};
 pub use sources::{SourceOptions, Sources};

@@ -250,12 +250,27 @@ impl Session {
         }
         let page_size = view.page_size() as usize;
         if out.len() == page_size {
-            return self.held.fetcher.page(view, pgno, &mut self.reader, out);
+            return self.whole_page(pgno, out);
         }
-        self.page.resize(page_size, 0);
-        self.held.fetcher.page(view, pgno, &mut self.reader, &mut self.page)?;
-        out.copy_from_slice(&self.page[within..within + out.len()]);
-        Ok(())
+        let mut page = std::mem::take(&mut self.page);
+        page.resize(page_size, 0);
+        let read = self.whole_page(pgno, &mut page);
+        if read.is_ok() {
+            out.copy_from_slice(&page[within..within + out.len()]);
+        }
+        self.page = page;
+        read
+    }
+
+    /// Page `pgno` out of the local copy, or from storage.
+    fn whole_page(&mut self, pgno: Pgno, out: &mut [u8]) -> Result<()> {
+        if let Some(copy) = self.held.copy()
+            && let Some((file, _)) = self.view.index().get(pgno)
+            && copy.read(file, pgno, out)
+        {
+            return Ok(());
+        }
+        self.held.fetcher.page(&self.view, pgno, &mut self.reader, out)
     }
 
     /// What a transaction that begins now would see.

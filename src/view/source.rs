@@ -11,6 +11,7 @@ use super::build::{Built, Fault, Listing, build, build_from};
 use super::fetch::Fetcher;
 use super::file::RemoteFile;
 use super::follow::{is_stored, same_state};
+use super::hydrate::{Hydration, HydrationStatus};
 use super::load::{Files, Loaded};
 use super::page_cache::PageCache;
 use super::poll::{Command, Outcome, Problem};
@@ -40,6 +41,11 @@ pub(crate) struct Source {
     commands: mpsc::UnboundedSender<Command>,
     /// Cuts the poller off.
     poller: Mutex<Option<Guard>>,
+    /// A local copy, and what cuts its filling off.
+    copy: Option<Arc<Hydration>>,
+    /// Why there is none although it was asked for.
+    copy_problem: Option<String>,
+    filler: Mutex<Option<Guard>>,
     state: Mutex<State>,
 }
 
@@ -95,6 +101,8 @@ pub struct SourceStatus {
     pub requests: RequestTotals,
     /// Bytes held in the page cache, shared with other replicas.
     pub cache_bytes: u64,
+    /// Its local copy, if it is to have one.
+    pub hydration: Option<HydrationStatus>,
 }
 
 /// One file of a replica's history.
@@ -115,6 +123,8 @@ pub(crate) struct Parts {
     pub(crate) counts: Arc<RequestCounts>,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) runtime: Handle,
+    /// Failing to make it disables it and nothing else.
+    pub(crate) copy: Result<Option<Arc<Hydration>>>,
 }
 
 impl fmt::Debug for Source {
@@ -126,7 +136,11 @@ impl fmt::Debug for Source {
 impl Source {
     /// A source with its poller, which does nothing before it is told to.
     pub(crate) fn start(parts: Parts) -> Arc<Source> {
-        let Parts { files, fetcher, poll_interval, cache, counts, log, runtime } = parts;
+        let Parts { files, fetcher, poll_interval, cache, counts, log, runtime, copy } = parts;
+        let (copy, copy_problem) = match copy {
+            Ok(copy) => (copy, None),
+            Err(e) => (None, Some(e.to_string())),
+        };
         let (commands, received) = mpsc::unbounded_channel();
         let source = Arc::new(Source {
             files,
@@ -138,17 +152,39 @@ impl Source {
             runtime: runtime.clone(),
             commands,
             poller: Mutex::new(None),
+            copy: copy.clone(),
+            copy_problem,
+            filler: Mutex::new(None),
             state: Mutex::default(),
         });
         let work = super::poll::run(Arc::clone(&source), received);
         let guard = tasks::Spawn::spawn_guarded(&runtime, Box::pin(work));
         *tasks::lock(&source.poller) = Some(guard);
+        if let Some(problem) = &source.copy_problem {
+            source.log(Level::Warn, &format!("no local copy: {problem}"));
+        }
+        if let Some(copy) = copy {
+            let work = super::hydrate::run(Arc::clone(&source), copy);
+            let guard = tasks::Spawn::spawn_guarded(&runtime, Box::pin(work));
+            *tasks::lock(&source.filler) = Some(guard);
+        }
         source
     }
 
     /// Ends the poller; who waits for it hears of it.
     pub(crate) fn stop(&self) {
         drop(tasks::lock(&self.poller).take());
+        drop(tasks::lock(&self.filler).take());
+        if let Some(copy) = &self.copy
+            && let Err(e) = copy.close(self.newest().as_deref())
+        {
+            self.log(Level::Warn, &format!("the local copy is not kept: {e}"));
+        }
+    }
+
+    /// The local copy.
+    pub(crate) fn copy(&self) -> Option<&Hydration> {
+        self.copy.as_deref()
     }
 
     /// The replica's URL without credentials.
@@ -213,6 +249,9 @@ impl Source {
     pub(crate) fn publish(&self, view: View, loaded: &[Loaded]) -> Arc<View> {
         let view = Arc::new(view);
         let previous = tasks::lock(&self.state).newest.replace(Arc::clone(&view));
+        if let Some(copy) = &self.copy {
+            copy.wake();
+        }
         for Loaded { file, front, .. } in loaded {
             let Some(bytes) = front else { continue };
             match &previous {
@@ -334,6 +373,9 @@ impl Source {
             }
         }
         drop(state);
+        if let Some(copy) = &self.copy {
+            copy.wake();
+        }
         self.log(Level::Debug, &format!("{} is read from other files now", view.txid()));
         Ok(moved)
     }
@@ -390,6 +432,15 @@ impl Source {
         Ok(listing.all().map(|listed| of(listed.info)).collect())
     }
 
+    fn hydration(&self) -> Option<HydrationStatus> {
+        let failed = |error: &String| HydrationStatus {
+            error: Some(error.clone()),
+            ..HydrationStatus::default()
+        };
+        let status = self.copy.as_ref().map(|copy| copy.status());
+        status.or_else(|| self.copy_problem.as_ref().map(failed))
+    }
+
     /// What is known of the replica.
     pub(crate) fn status(&self) -> SourceStatus {
         let lag = self.lag();
@@ -412,6 +463,7 @@ impl Source {
             restarts: health.restarts,
             requests: self.counts.snapshot(),
             cache_bytes: self.cache.used() as u64,
+            hydration: self.hydration(),
         }
     }
 }

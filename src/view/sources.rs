@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::fetch::Fetcher;
+use super::hydrate::{Hydrate, Hydration};
 use super::load::Files;
 use super::page_cache::PageCache;
 use super::session::Session;
@@ -55,6 +56,8 @@ pub struct SourceOptions {
     pub cache_dir_bytes_max: u64,
     /// Open from the cache directory when storage does not answer.
     pub offline: bool,
+    /// Where a local copy is kept.
+    pub hydrate: Hydrate,
 }
 
 impl fmt::Debug for SourceOptions {
@@ -78,6 +81,7 @@ impl SourceOptions {
             cache_dir: None,
             cache_dir_bytes_max: 1 << 30,
             offline: false,
+            hydrate: Hydrate::Off,
         }
     }
 
@@ -198,6 +202,7 @@ impl Sources {
         let counts = Arc::new(RequestCounts::default());
         let client: Arc<dyn ReplicaClient> =
             Arc::new(CountingClient::new(client, Arc::clone(&counts)));
+        let copy = Hydration::open(&options.hydrate, client.url());
         let retrier = Retrier { policy: RETRIES, clock: tasks::clock(), random: tasks::random() };
         Source::start(Parts {
             fetcher: Fetcher::new(Arc::clone(&client), runtime.clone(), Arc::clone(&cache)),
@@ -207,6 +212,7 @@ impl Sources {
             counts,
             log: Arc::clone(&self.log),
             runtime,
+            copy,
         })
     }
 
