@@ -26,12 +26,13 @@ use super::state::View;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{HEADER_SIZE, Header, Txid};
 use crate::plan::{Target, calc_extension};
+use crate::replica_client::piece::replaced;
 use crate::replica_client::{FileId, FileInfo, Listed, ReplicaClient, SNAPSHOT_LEVEL, Span, Tag};
 
 /// After so many polls in a row without a new file one listing is asked for.
 const MISSES_MAX: u32 = 15;
 /// Every so many of these listings all levels are listed.
-const SHORT_LISTS_MAX: u32 = 20;
+const SHORT_LISTS_MAX: u32 = 100;
 /// After a longer pause between polls all levels are listed.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// New files taken by one poll.
@@ -247,6 +248,10 @@ impl Follow {
             return Ok(Found::nothing(gap(view.txid())));
         }
         let loaded = load(files, listing, &extension).await?;
+        // Levels are not listed at one moment.
+        if !is_stored_as(files, &end, listing.tag(&end)).await.map_err(Fault::Other)? {
+            return Err(Fault::Gone(replaced(&end, files.client().url())));
+        }
         match extended(view, &loaded) {
             Some(view) => {
                 self.shorter = 0;
@@ -376,8 +381,13 @@ fn continues(before: &Header, loaded: &[Loaded]) -> bool {
 
 /// Whether exactly this file is still in storage.
 pub(crate) async fn is_stored(files: &Files, file: &RemoteFile) -> Result<bool> {
+    is_stored_as(files, &file.id, Some(&file.tag)).await
+}
+
+/// Whether the file `id` is in storage, in the version `tag` if one is given.
+async fn is_stored_as(files: &Files, id: &FileId, tag: Option<&Tag>) -> Result<bool> {
     let span = Span::Range { offset: 0, len: 1 };
-    let read = || files.client().read_piece(&file.id, span, Some(&file.tag));
+    let read = || files.client().read_piece(id, span, tag);
     match files.retrier().repeat(read).await {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),

@@ -52,26 +52,37 @@ impl Index {
     /// the size `commit` in pages. Of several files the last one's size counts.
     pub(crate) fn apply(&mut self, file: &Arc<RemoteFile>, commit: Pgno) {
         self.commit = commit;
-        let pages = file.index.len() as u32;
-        let Some(last) = file.index.len().checked_sub(1).and_then(|n| file.index.get(n)) else {
-            return;
-        };
-        let chunks = split(last.pgno).0 + 1;
-        if self.chunks.len() < chunks {
-            self.chunks.resize(chunks, None);
-        }
-        let slot = self.free.pop().map_or(self.files.len(), |free| free as usize);
-        if slot == self.files.len() {
-            self.files.push(None);
-        }
-        self.files[slot] = Some(Slot { file: Arc::clone(file), pages });
+        let slot = self.add_file(file);
         for (position, pgno) in file.index.iter().map(|entry| entry.pgno).enumerate() {
-            let (chunk, at) = split(pgno);
-            let chunk = self.chunks[chunk].get_or_insert_with(|| Arc::new([EMPTY; CHUNK]));
-            let place = Place { slot: slot as u32, position: position as u32 };
-            let old = std::mem::replace(&mut Arc::make_mut(chunk)[at], place);
-            self.release(old);
+            self.place(pgno, Place { slot, position: position as u32 });
         }
+        self.drop_unused(slot);
+    }
+
+    /// The same state with each page where it is if its file is `stored`, and
+    /// where `other`, which shows the same state, has it otherwise.
+    pub(crate) fn with_moved(&self, other: &Index, stored: impl Fn(&RemoteFile) -> bool) -> Index {
+        let mut index = self.clone();
+        let gone: Vec<bool> = self
+            .files
+            .iter()
+            .map(|slot| slot.as_ref().is_none_or(|slot| !stored(&slot.file)))
+            .collect();
+        let mut slots: Vec<Option<u32>> = vec![None; other.files.len()];
+        for pgno in 1..=self.commit {
+            let place = self.place_of(pgno);
+            let stays = gone.get(place.slot as usize) == Some(&false);
+            let found = other.place_of(pgno);
+            let Some(Some(slot)) = other.files.get(found.slot as usize) else { continue };
+            if stays {
+                continue;
+            }
+            let known = &mut slots[found.slot as usize];
+            let slot = *known.get_or_insert_with(|| index.add_file(&slot.file));
+            index.place(pgno, Place { slot, ..found });
+        }
+        slots.into_iter().flatten().for_each(|slot| index.drop_unused(slot));
+        index
     }
 
     /// The file that holds page `pgno`, and its position there.
@@ -79,8 +90,7 @@ impl Index {
         if pgno == 0 || pgno > self.commit {
             return None;
         }
-        let (chunk, at) = split(pgno);
-        let place = self.chunks.get(chunk)?.as_ref()?[at];
+        let place = self.place_of(pgno);
         let slot = self.files.get(place.slot as usize)?.as_ref()?;
         Some((&slot.file, place.position as usize))
     }
@@ -102,6 +112,49 @@ impl Index {
             + self.chunks.len() * size_of::<Option<Arc<Chunk>>>()
             + self.files.len() * size_of::<Option<Slot>>()
             + files
+    }
+
+    fn place_of(&self, pgno: Pgno) -> Place {
+        let (chunk, at) = split(pgno);
+        self.chunks.get(chunk).and_then(Option::as_ref).map_or(EMPTY, |chunk| chunk[at])
+    }
+
+    /// A slot for `file`, without a page yet.
+    fn add_file(&mut self, file: &Arc<RemoteFile>) -> u32 {
+        let slot = Some(Slot { file: Arc::clone(file), pages: 0 });
+        match self.free.pop() {
+            Some(free) => {
+                self.files[free as usize] = slot;
+                free
+            }
+            None => {
+                self.files.push(slot);
+                self.files.len() as u32 - 1
+            }
+        }
+    }
+
+    /// Frees a slot that was added and got no page.
+    fn drop_unused(&mut self, slot: u32) {
+        let entry = &mut self.files[slot as usize];
+        if entry.as_ref().is_some_and(|entry| entry.pages == 0) {
+            *entry = None;
+            self.free.push(slot);
+        }
+    }
+
+    /// Page `pgno` is at `place` now.
+    fn place(&mut self, pgno: Pgno, place: Place) {
+        let (chunk, at) = split(pgno);
+        if self.chunks.len() <= chunk {
+            self.chunks.resize(chunk + 1, None);
+        }
+        let chunk = self.chunks[chunk].get_or_insert_with(|| Arc::new([EMPTY; CHUNK]));
+        let old = std::mem::replace(&mut Arc::make_mut(chunk)[at], place);
+        if let Some(slot) = &mut self.files[place.slot as usize] {
+            slot.pages += 1;
+        }
+        self.release(old);
     }
 
     /// `place` is no longer the newest version of its page.

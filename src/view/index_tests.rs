@@ -80,6 +80,30 @@ fn files_without_pages_are_let_go() {
 }
 
 #[test]
+fn pages_of_files_that_are_gone_move_and_others_stay() {
+    let mut index = Index::default();
+    for (txid, step) in [(1, 1), (2, 3), (3, 7), (4, 50)] {
+        index.apply(&file(txid, (1..=2_000).step_by(step)), 1_500);
+    }
+    let mut merged = Index::default();
+    merged.apply(&file(10, 1..=1_500), 1_500);
+    merged.apply(&file(11, (1..=1_500).step_by(3)), 1_500);
+    let moved = index.with_moved(&merged, |file| file.id.max.0 % 2 == 1);
+    let (before, other, after) = (content(&index), content(&merged), content(&moved));
+    for pgno in 1..=1_500 {
+        let want = if before[&pgno] % 2 == 1 { before[&pgno] } else { other[&pgno] };
+        assert_eq!(after[&pgno], want, "{pgno}");
+        let (file, position) = moved.get(pgno).unwrap();
+        assert_eq!(file.index.get(position).unwrap().pgno, pgno);
+    }
+    assert_eq!(content(&index), before);
+    let gone = index.with_moved(&merged, |_| false);
+    assert_eq!(content(&gone), other);
+    let here = index.with_moved(&merged, |_| true);
+    assert_eq!((content(&here), here.files().count()), (before, 4));
+}
+
+#[test]
 fn it_takes_less_than_sixteen_bytes_a_page() {
     const PAGES: u32 = 100_000;
     let mut index = Index::default();

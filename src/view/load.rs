@@ -150,8 +150,22 @@ impl Files {
         let fetches: Vec<BoxFuture<'_, Result<Fetched>>> =
             files.iter().enumerate().map(fetch).collect();
         let fetched: Vec<Fetched> = stream::iter(fetches).buffered(LOADS_MAX).try_collect().await?;
+        self.check_moment(&fetched).await?;
         let page_size = fetched.last().and_then(Fetched::header).map_or(0, |h| h.page_size);
         fetched.into_iter().map(|fetched| self.remember(fetched, page_size)).collect()
+    }
+
+    /// Files that were just read existed together when the last listing came; one
+    /// that was read before has to be seen once more.
+    async fn check_moment(&self, fetched: &[Fetched]) -> Result<()> {
+        let is_new = |f: &Fetched| matches!(f, Fetched::New(_));
+        let known = fetched.iter().rev().find_map(|f| match f {
+            Fetched::Known(file, _) => Some(file),
+            Fetched::New(_) => None,
+        });
+        let Some(known) = known.filter(|_| fetched.iter().any(is_new)) else { return Ok(()) };
+        let read = || self.client.read_tagged(&known.id, 0, 1, &known.tag);
+        self.retrier.repeat(read).await.map(drop)
     }
 
     async fn fetch(&self, listed: &Listed, with_header: bool, whole_max: u64) -> Result<Fetched> {

@@ -1,16 +1,18 @@
 //! The poller of one source: a task that looks for new files while a session
 //! follows, and when it is told to.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::build::build;
 use super::follow::Follow;
 use super::source::Source;
 use super::state::View;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Target;
 use crate::tasks;
 
@@ -49,62 +51,103 @@ impl Problem {
     }
 }
 
+/// What the poller has to do.
+struct Poller {
+    source: Arc<Source>,
+    follow: Follow,
+    followers: i32,
+    /// When to poll next; none while nobody follows.
+    due: Option<Instant>,
+    /// Who waits for the next poll.
+    waiting: Vec<oneshot::Sender<Outcome>>,
+}
+
 /// Follows until the source is dropped.
 pub(crate) async fn run(source: Arc<Source>, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let mut follow = Follow::default();
-    let (mut followers, mut failures) = (0_i32, 0);
-    loop {
-        let first = if followers > 0 {
-            match tasks::timeout(pause(source.poll_interval, failures), commands.recv()).await {
-                Some(None) => return,
-                Some(command) => command,
-                None => None,
-            }
-        } else {
-            match commands.recv().await {
-                None => return,
-                command => command,
-            }
-        };
-        let (mut waiting, mut told, due) = (Vec::new(), first, followers > 0);
-        let ticked = told.is_none();
-        while let Some(command) = told {
-            match command {
-                Command::Poll(reply) => waiting.push(reply),
-                Command::List(reply) => {
-                    follow.distrust();
-                    waiting.push(reply);
-                }
-                Command::Followers(change) => followers += change,
-            }
-            told = commands.try_recv().ok();
-        }
-        if waiting.is_empty() && !(due && ticked) {
+    let (follow, waiting) = (Follow::default(), Vec::new());
+    let mut poller = Poller { source, follow, followers: 0, due: None, waiting };
+    while poller.hear(&mut commands).await {
+        if poller.waiting.is_empty() && poller.due.is_none_or(|due| due > tasks::now()) {
             continue;
         }
-        let outcome = poll(&source, &mut follow).await;
-        failures = outcome.as_ref().err().map_or(0, |failed| failed.0);
-        let outcome = outcome.map_err(|failed| failed.1);
-        for reply in waiting {
+        let (outcome, failures) = poller.poll().await;
+        for reply in poller.waiting.drain(..) {
             // Who asked may have gone.
             let _ = reply.send(outcome.clone());
+        }
+        poller.set_due(failures);
+    }
+}
+
+impl Poller {
+    /// Waits for commands, or for the next poll; false when there will be none.
+    async fn hear(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) -> bool {
+        let mut told = match self.due {
+            None => match commands.recv().await {
+                None => return false,
+                command => command,
+            },
+            Some(due) => {
+                let left = due.saturating_duration_since(tasks::now());
+                match tasks::timeout(left, commands.recv()).await {
+                    Some(None) => return false,
+                    command => command.flatten(),
+                }
+            }
+        };
+        while let Some(command) = told {
+            self.take(command);
+            told = commands.try_recv().ok();
+        }
+        true
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Poll(reply) => self.waiting.push(reply),
+            Command::List(reply) => {
+                self.follow.distrust();
+                self.waiting.push(reply);
+            }
+            Command::Followers(change) => {
+                let before = self.followers;
+                self.followers += change;
+                if before <= 0 || self.followers <= 0 {
+                    self.set_due(0);
+                }
+            }
+        }
+    }
+
+    fn set_due(&mut self, failures: u32) {
+        let pause = pause(self.source.poll_interval, failures);
+        self.due = (self.followers > 0).then(|| tasks::now() + pause);
+    }
+
+    /// One poll, and how many failed in a row.
+    async fn poll(&mut self) -> (Outcome, u32) {
+        let polled = AssertUnwindSafe(poll(&self.source, &mut self.follow)).catch_unwind().await;
+        let result = polled.unwrap_or_else(|_| {
+            // What it left behind is not trusted.
+            self.follow = Follow::default();
+            self.follow.distrust();
+            Err(Error::new(ErrorKind::Internal, "the poller panicked"))
+        });
+        match result {
+            Ok(view) => (Ok(view), 0),
+            Err(e) => (Err(Problem::of(&e)), self.source.failed(&e)),
         }
     }
 }
 
-/// One poll; a failure comes with the number of failures in a row.
-async fn poll(
-    source: &Source,
-    follow: &mut Follow,
-) -> std::result::Result<Option<Arc<View>>, (u32, Problem)> {
-    let result = match source.newest() {
+async fn poll(source: &Source, follow: &mut Follow) -> Result<Option<Arc<View>>> {
+    match source.newest() {
         None => first(source, follow).await,
         Some(view) => next(source, follow, view).await.map(Some),
-    };
-    result.map_err(|e| (source.failed(&e), Problem::of(&e)))
+    }
 }
 
-async fn first(source: &Source, follow: &mut Follow) -> crate::Result<Option<Arc<View>>> {
+async fn first(source: &Source, follow: &mut Follow) -> Result<Option<Arc<View>>> {
     let Some(built) = build(&source.files, Target::Latest).await? else { return Ok(None) };
     let view = source.publish(built.view, &built.loaded);
     source.succeeded(built.gap.as_deref(), None);
@@ -112,7 +155,7 @@ async fn first(source: &Source, follow: &mut Follow) -> crate::Result<Option<Arc
     Ok(Some(view))
 }
 
-async fn next(source: &Source, follow: &mut Follow, view: Arc<View>) -> crate::Result<Arc<View>> {
+async fn next(source: &Source, follow: &mut Follow, view: Arc<View>) -> Result<Arc<View>> {
     let found = follow.poll(&source.files, &view, tasks::now()).await?;
     let view = match found.view {
         Some(newer) => source.publish(newer, &found.loaded),

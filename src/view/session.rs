@@ -20,6 +20,10 @@ const WAIT_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// A view known to be the newest so recently, or within two polls, is not asked
 /// about again when a session begins.
 const FRESH_MIN: Duration = Duration::from_secs(2);
+/// A look for newer files that decides whether a read may go on takes no longer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Who waits for no time at all looks once, for at most so long.
+const LOOK_MIN: Duration = Duration::from_secs(1);
 /// Shortest pause between two looks at an empty replica.
 const EMPTY_PAUSE_MIN: Duration = Duration::from_millis(10);
 
@@ -117,7 +121,7 @@ impl Session {
                     if error.kind() != ErrorKind::NotFound || moves > RELOCATIONS_MAX {
                         return Err(error);
                     }
-                    self.relocate(pgno)?;
+                    self.relocate(pgno, moves > 1)?;
                 }
                 Ok(n) => {
                     self.seen.set(true);
@@ -207,7 +211,8 @@ impl Session {
         let end = tasks::now() + timeout;
         let pause = self.held.poll_interval.min(WAIT_PAUSE_MAX);
         loop {
-            let found = self.refresh();
+            let left = end.saturating_duration_since(tasks::now());
+            let found = self.look(left.max(LOOK_MIN));
             if let Ok(newest) = found
                 && newest >= txid
             {
@@ -300,7 +305,7 @@ impl Session {
         if is_young() {
             return Ok(());
         }
-        let polled = self.held.refresh();
+        let polled = self.held.refresh_within(ANSWER_MAX);
         if is_young() {
             return Ok(());
         }
@@ -319,11 +324,11 @@ impl Session {
         })
     }
 
-    /// The file of page `pgno` vanished from storage.
-    fn relocate(&mut self, pgno: Pgno) -> Result<()> {
+    /// The file of page `pgno` vanished from storage, perhaps with `all` others.
+    fn relocate(&mut self, pgno: Pgno, all: bool) -> Result<()> {
         let Some((gone, _)) = self.view.index().get(pgno) else { return Ok(()) };
         let gone = Arc::clone(gone);
-        match self.held.relocate(&self.view, &gone) {
+        match self.held.relocate(&self.view, &gone, all) {
             Ok(moved) => {
                 if self.fixed.is_some() {
                     self.fixed = Some(Arc::clone(&moved));
@@ -345,6 +350,11 @@ impl Session {
             }
             Err(e) => Err(e),
         }
+    }
+
+    fn look(&self, timeout: Duration) -> Result<Txid> {
+        let view = self.held.refresh_within(timeout)?.ok_or_else(|| self.held.empty())?;
+        Ok(view.txid())
     }
 
     fn not_yet(&self, txid: Txid, found: Result<Txid>) -> Error {
@@ -387,7 +397,7 @@ fn first_view(source: &Source, timeout: Duration) -> Result<Arc<View>> {
         }
         // Without an answer it shows what the other sessions show; the failure
         // is part of the replica's status.
-        return Ok(source.refresh().ok().flatten().unwrap_or(view));
+        return Ok(source.refresh_within(ANSWER_MAX).ok().flatten().unwrap_or(view));
     }
     let end = tasks::now() + timeout;
     loop {

@@ -105,6 +105,22 @@ pub struct SourceStatus {
     pub hydration: Option<HydrationStatus>,
 }
 
+/// A state out of other files.
+struct Elsewhere {
+    built: Built,
+    listing: Listing,
+}
+
+impl Elsewhere {
+    /// The state of `view`, with every page where it was if that is still stored:
+    /// so what is cached stays of use.
+    fn in_place_of(self, view: &View, may_stay: impl Fn(&RemoteFile) -> bool) -> View {
+        let stored = |file: &RemoteFile| may_stay(file) && self.listing.has(file) == Some(true);
+        let index = view.index().with_moved(self.built.view.index(), stored);
+        self.built.view.in_place_of(view, index)
+    }
+}
+
 /// One file of a replica's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistoryFile {
@@ -218,12 +234,20 @@ impl Source {
     /// # Errors
     /// Why the poll failed.
     pub(crate) fn refresh(&self) -> Result<Option<Arc<View>>> {
-        self.ask(Command::Poll)
+        self.ask(Command::Poll, None)
+    }
+
+    /// [`Source::refresh`] that gives up after `timeout`; the poll goes on.
+    ///
+    /// # Errors
+    /// `Transient` when the time is up.
+    pub(crate) fn refresh_within(&self, timeout: Duration) -> Result<Option<Arc<View>>> {
+        self.ask(Command::Poll, Some(timeout))
     }
 
     /// [`Source::refresh`] with a listing of all levels.
     pub(crate) fn refresh_from_listing(&self) -> Result<Option<Arc<View>>> {
-        self.ask(Command::List)
+        self.ask(Command::List, None)
     }
 
     /// A session follows the newest view (`1`), or no longer does (`-1`).
@@ -235,6 +259,7 @@ impl Source {
     fn ask(
         &self,
         command: impl FnOnce(oneshot::Sender<Outcome>) -> Command,
+        timeout: Option<Duration>,
     ) -> Result<Option<Arc<View>>> {
         let (reply, answer) = oneshot::channel();
         let ended = || {
@@ -242,7 +267,17 @@ impl Source {
             Error::new(ErrorKind::Internal, text)
         };
         self.commands.send(command(reply)).map_err(|_| ended())?;
-        self.block_on(answer).map_err(|_| ended())?.map_err(Problem::into_error)
+        let answer = self.block_on(async move {
+            match timeout {
+                None => Some(answer.await),
+                Some(timeout) => tasks::timeout(timeout, answer).await,
+            }
+        });
+        let Some(answer) = answer else {
+            let text = format!("replica {}: storage does not answer", self.url());
+            return Err(Error::new(ErrorKind::Transient, text));
+        };
+        answer.map_err(|_| ended())?.map_err(Problem::into_error)
     }
 
     /// Takes a newer view, or the first one, with bytes that came along.
@@ -344,18 +379,24 @@ impl Source {
         Error::new(ErrorKind::NotFound, text)
     }
 
-    /// The state of `view` out of other files than `gone`, which vanished.
+    /// The state of `view` out of other files than `gone`, which vanished; with
+    /// `all` out of those that a new plan names, else no more of them than needed.
     ///
     /// # Errors
     /// `NotFound` when storage has this state no more; errors of storage.
-    pub(crate) fn relocate(&self, view: &Arc<View>, gone: &Arc<RemoteFile>) -> Result<Arc<View>> {
+    pub(crate) fn relocate(
+        &self,
+        view: &Arc<View>,
+        gone: &RemoteFile,
+        all: bool,
+    ) -> Result<Arc<View>> {
         self.files.forget(gone);
         if let Some(moved) = self.moved(view, gone) {
             return Ok(moved);
         }
         let built = self.block_on(self.same_state_elsewhere(view))?;
-        self.give(&built.loaded);
-        let moved = Arc::new(built.view.in_place_of(view));
+        self.give(&built.built.loaded);
+        let moved = Arc::new(built.in_place_of(view, |file| !all && file.uid != gone.uid));
         let mut state = tasks::lock(&self.state);
         state.moved.retain(|(sequence, view_of)| {
             *sequence != view.sequence() && view_of.strong_count() > 0
@@ -389,7 +430,7 @@ impl Source {
         (!still).then_some(moved)
     }
 
-    async fn same_state_elsewhere(&self, view: &View) -> Result<Built> {
+    async fn same_state_elsewhere(&self, view: &View) -> Result<Elsewhere> {
         let mut attempt = 1;
         loop {
             let listing = Listing::fetch(&self.files, false).await?;
@@ -397,7 +438,8 @@ impl Source {
                 Ok(built) => {
                     let same = same_state(view, built.view.header())
                         || is_stored(&self.files, view.newest()).await?;
-                    return if same { Ok(built) } else { Err(self.vanished(view)) };
+                    let found = Elsewhere { built, listing };
+                    return if same { Ok(found) } else { Err(self.vanished(view)) };
                 }
                 Err(Fault::Gone(_)) if attempt < RELOCATIONS_MAX => {
                     self.files.pause(attempt).await;

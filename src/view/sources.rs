@@ -28,7 +28,7 @@ use crate::tasks::{self, Handle, Mutex, Runtime};
 
 /// Some seconds of one request failing before a reader hears of it.
 const RETRIES: RetryPolicy =
-    RetryPolicy { attempts: 5, base: Duration::from_millis(50), cap: Duration::from_secs(1) };
+    RetryPolicy { attempts: 3, base: Duration::from_millis(50), cap: Duration::from_secs(1) };
 /// How long ending the runtime waits for blocking work.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 

@@ -48,9 +48,9 @@ impl View {
         View { newest, header, sequence: next_sequence(), index }
     }
 
-    /// The state of `earlier` out of other files: `self` has the same pages.
-    pub(crate) fn in_place_of(self, earlier: &View) -> View {
-        View { sequence: earlier.sequence, ..self }
+    /// The state of `earlier`, which `self` shows too, with the pages at `index`.
+    pub(crate) fn in_place_of(self, earlier: &View, index: Index) -> View {
+        View { sequence: earlier.sequence, index, ..self }
     }
 
     /// The last file of the chain that made the state.

@@ -203,6 +203,42 @@ fn a_shorter_chain_is_believed_when_it_stays_so() {
     assert!(image(&mut session).unwrap() == other);
 }
 
+/// An hour of looks, one a second, while nothing is written.
+#[test]
+fn an_idle_hour_costs_a_request_a_second() {
+    let (replica, states) = (Replica::new(), database_states());
+    (1..=3).for_each(|n| put(&replica, &states, 0, n, n));
+    let session = Reader::new().open(&replica);
+    let cost_of_an_hour = || {
+        let before = session.status().requests;
+        (0..3_600).for_each(|_| assert_eq!(session.refresh().unwrap(), Txid(3)));
+        let after = session.status().requests;
+        (after.get - before.get, after.list - before.list)
+    };
+    let (gets, lists) = cost_of_an_hour();
+    assert!(gets <= 3_600 && gets + lists <= 3_660, "{gets} GETs, {lists} listings");
+    // The same after the newest file was merged and deleted.
+    put(&replica, &states, 1, 1, 3);
+    (1..=3).for_each(|n| remove(&replica, 0, n, n));
+    let (gets, lists) = cost_of_an_hour();
+    assert!(gets <= 3_600 && gets + lists <= 3_900, "{gets} GETs, {lists} listings");
+}
+
+#[test]
+fn sessions_that_come_and_go_do_not_hold_polls_back() {
+    let (replica, states) = (Replica::new(), database_states());
+    replica.put_snapshot(0, 1, &states[0], PS);
+    let reader = Reader::new();
+    let options =
+        SourceOptions { poll_interval: Duration::from_millis(50), ..quiet(&replica.url()) };
+    let session = reader.sources.open(&options, Target::Latest).unwrap();
+    put(&replica, &states, 0, 2, 2);
+    eventually("the new transaction", || {
+        drop(reader.sources.open(&options, Target::Latest).unwrap());
+        session.txid() == Txid(2)
+    });
+}
+
 #[test]
 fn many_threads_share_one_poller() {
     let (replica, states) = (Replica::new(), database_states());

@@ -230,6 +230,19 @@ fn r_34_pages_of_deleted_files_come_from_the_merged_one() {
 }
 
 #[test]
+fn r_34_what_is_cached_stays_of_use_when_files_are_merged() {
+    let replica = large_chain(4);
+    let mut session = Reader::new().open(&replica);
+    assert!(image(&mut session).unwrap() == large(4));
+    let before = session.status().requests.get;
+    session.pin().unwrap();
+    replica.put_change(1, 2, 4, &large(1), &large(4), 512);
+    (2..=4).for_each(|n| remove(&replica, 0, n, n));
+    assert!(pinned_image(&mut session).unwrap() == large(4));
+    assert_eq!(session.status().requests.get, before, "all of it is in memory");
+}
+
+#[test]
 fn r_34_a_state_that_is_gone_ends_the_transaction_and_not_the_session() {
     let replica = large_chain(4);
     let reader = Reader::new();
