@@ -125,7 +125,7 @@ pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
         |capture| capture.snapshot_done(),
     );
     // Storage is asked again, and what the record lacks is written then.
-    recorded.inspect_err(|_| lock(&db.ship).history = History::Unknown)?;
+    recorded.inspect_err(|_| ask_again(db))?;
     shipped::forget_attempts(&db.vfs_dir())?;
     lock(&db.ship).snapshot_since_ms = 0;
     Ok(true)
@@ -234,6 +234,15 @@ async fn already_there(db: &Arc<Db>, id: &FileId, header: &Header) -> Result<()>
     ))
 }
 
+/// Storage is asked anew where the chain stands, unless it answered that there is
+/// another history.
+fn ask_again(db: &Db) {
+    let mut ship = lock(&db.ship);
+    if ship.history == History::Agreed {
+        ship.history = History::Unknown;
+    }
+}
+
 /// A snapshot that storage may not have, or that could not be recorded, is
 /// taken again from the state then.
 pub(crate) fn abandon(db: &Arc<Db>) {
@@ -242,7 +251,7 @@ pub(crate) fn abandon(db: &Arc<Db>) {
     let mut guard = db.capture();
     let Some(capture) = guard.as_mut().filter(|_| held.is_some()) else {
         // Storage is asked again what became of it.
-        lock(&db.ship).history = History::Unknown;
+        ask_again(db);
         return;
     };
     let acked = {
