@@ -70,7 +70,7 @@ pub(crate) async fn newest(
 /// Decides whether shipping goes on, and from which TXID.
 pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
     let dir = db.vfs_dir();
-    let node = know_node(db).await?;
+    know_node(db).await?;
     let known = Shipped::load(&dir)?;
     let trusted = lock(&db.ship).trusted;
     let seek = known.filter(|_| trusted).map_or(Txid(1), |(txid, _)| txid);
@@ -84,7 +84,9 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
             }
             let acked = behind(db, Txid(0), txid)?;
             // Other processes believe what is recorded.
+            let held = db.hold_shipper().ok_or_else(|| taken_over(db))?;
             shipped::forget(&dir)?;
+            drop(held);
             acked
         }
         (Some(file), Some((txid, header))) => {
@@ -103,15 +105,26 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
         }
     };
     agree(db, acked, equal)?;
-    // Only now may other processes believe what is recorded.
-    if node.rebooted {
+    settle(db).await
+}
+
+/// Once storage and this database agree: only now may other processes believe what
+/// is recorded. Called until it is done, before anything else is shipped.
+pub(crate) async fn settle(db: &Arc<Db>) -> Result<()> {
+    let node = *lock(&db.node);
+    if node.is_some_and(|n| n.rebooted) {
         let for_settle = Arc::clone(db);
         let settled = tasks::spawn_blocking(move || {
             let db = for_settle;
             let dir = db.vfs_dir();
+            let held = db.hold_shipper().ok_or_else(|| taken_over(&db))?;
+            // Another process that shipped meanwhile may have done it.
+            let node = Node::of(&dir, db.subject(), &*db.random, db.owner)?;
             let newest = Shipped::load(&dir)?.and_then(|(_, h)| Header::decode(&h).ok());
             let newest = newest.map_or(0, |h| h.node_id);
-            node.settle(&dir, db.subject(), newest, &*db.random, db.owner)
+            let settled = node.settle(&dir, db.subject(), newest, &*db.random, db.owner);
+            drop(held);
+            settled
         })
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "recording the boot failed").with_source(e))?;
@@ -121,7 +134,7 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
 }
 
 /// The number that files from here carry, durable before the first of them.
-async fn know_node(db: &Arc<Db>) -> Result<Node> {
+async fn know_node(db: &Arc<Db>) -> Result<()> {
     let for_read = Arc::clone(db);
     let node = tasks::spawn_blocking(move || {
         let db = for_read;
@@ -130,7 +143,7 @@ async fn know_node(db: &Arc<Db>) -> Result<Node> {
     .await
     .map_err(|e| Error::new(ErrorKind::Internal, "reading the node id failed").with_source(e))??;
     *lock(&db.node) = Some(node);
-    Ok(node)
+    Ok(())
 }
 
 /// After a boot that local state did not survive: whether the newest file there
@@ -155,7 +168,7 @@ async fn take_up(db: &Arc<Db>, file: FileInfo) -> Result<bool> {
         Some(_) => Ok(()),
     })?;
     drop_pending(db)?;
-    Shipped::new(&newest).save(&db.vfs_dir(), db.owner)?;
+    save_newest(db, &newest)?;
     let mut ship = lock(&db.ship);
     (ship.acked, ship.page_size) = (file.id.max, newest.page_size);
     Ok(true)
@@ -416,7 +429,23 @@ async fn join(db: &Arc<Db>, file: FileInfo, trusted: bool) -> Result<Standing> {
 /// recognises it without another comparison.
 async fn remember_newest(db: &Arc<Db>, file: FileInfo) -> Result<()> {
     let header = header_of(db, file).await?;
-    Shipped::new(&header).save(&db.vfs_dir(), db.owner)
+    save_newest(db, &header)
+}
+
+/// Records the newest file. What was found out meanwhile counts for nothing when
+/// another process ships by now: it may have recorded more.
+pub(crate) fn save_newest(db: &Db, header: &Header) -> Result<()> {
+    let held = db.hold_shipper().ok_or_else(|| taken_over(db))?;
+    Shipped::new(header).save(&db.vfs_dir(), db.owner)?;
+    drop(held);
+    Ok(())
+}
+
+fn taken_over(db: &Db) -> Error {
+    Error::new(
+        ErrorKind::Transient,
+        format!("{} was closed or taken over while storage was asked", db.path.display()),
+    )
 }
 
 async fn header_of(db: &Arc<Db>, file: FileInfo) -> Result<Header> {
@@ -438,7 +467,7 @@ async fn differ(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
         drop_pending(db)?;
         // What the local database is to differ from, in the ledger: the chain's, or none.
         bookkeeping::join(db, &newest)?;
-        Shipped::new(&newest).save(&db.vfs_dir(), db.owner)?;
+        save_newest(db, &newest)?;
         let mut ship = lock(&db.ship);
         (ship.acked, ship.page_size) = (max, newest.page_size);
         return Ok(true);
@@ -458,7 +487,9 @@ async fn differ(db: &Arc<Db>, file: FileInfo, why: &str) -> Result<bool> {
 
 /// From here on local state proves how the chain goes on. `equal`: the state that
 /// capture began at was compared; see [`Standing::Equal`].
-fn agree(db: &Arc<Db>, acked: Txid, equal: Option<u64>) -> Result<()> {
+pub(crate) fn agree(db: &Arc<Db>, acked: Txid, equal: Option<u64>) -> Result<()> {
+    // Whoever took over goes by the record that is changed here.
+    let held = db.hold_shipper().ok_or_else(|| taken_over(db))?;
     let stored = Shipped::load(&db.vfs_dir())?;
     let newest_attempt = shipped::attempts(&db.vfs_dir())?.pop();
     let pending = snapshot::pending(db);
@@ -513,6 +544,7 @@ fn agree(db: &Arc<Db>, acked: Txid, equal: Option<u64>) -> Result<()> {
     for p in dropped {
         crate::os::disk::remove_file(p.segment.path())?;
     }
+    drop(held);
     db.ship_signal.notify_all();
     Ok(())
 }

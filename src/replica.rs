@@ -243,6 +243,7 @@ async fn step(db: &Arc<Db>) -> Result<Step> {
     if lock(&db.ship).history != History::Agreed {
         return Ok(Step::Idle);
     }
+    history::settle(db).await?;
     // The gap first: while there is one nothing is sealed, so that no segment
     // can come to have the TXID that the snapshot gets.
     let gap = db.peek().gap();

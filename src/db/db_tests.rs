@@ -1,6 +1,7 @@
 //! One database of one process, with a host that is a file and a WAL on disk.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,13 +14,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::{DatabaseFile, Host, PinnedReader, WalIndexHeader};
 use crate::log::{Level, Log};
 use crate::ltx::{Encoder, Header, Txid};
+use crate::node::Node;
 use crate::os::disk as os;
 use crate::pages::Pages;
 use crate::replica::conflict;
 use crate::replica_client::FileId;
 use crate::shipped::{self, Shipped};
 use crate::store::{OpenRequest, Store};
-use crate::tasks;
+use crate::{history, snapshot, tasks};
 
 #[path = "trouble_tests.rs"]
 mod trouble_tests;
@@ -264,6 +266,63 @@ fn what_others_stored_under_a_txid_is_not_what_was_captured_here() {
     stored(10, ours.node_id);
     assert!(!waits("a repair is stored", &|_| ()));
     assert_eq!(bench.db.txid(), Some(Txid(10)));
+}
+
+/// What was found out while the database closed was recorded over what another
+/// process, which ships by now, had recorded.
+#[test]
+fn whoever_gave_the_shipper_lock_away_records_nothing() {
+    let mut bench = Bench::new();
+    bench.commit(2, 2);
+    let first = bench.db.sync(PATIENCE).unwrap();
+    bench.until("the shipper does not rest", |db| !db.ships());
+    let dir = bench.db.vfs_dir();
+    let (_, header) = Shipped::load(&dir).unwrap().unwrap();
+    let header = Header::decode(&header).unwrap();
+    let older = Header { min_txid: Txid(0), max_txid: Txid(0), ..header };
+    assert_eq!(kind(history::save_newest(&bench.db, &older)), Some(ErrorKind::Transient));
+    assert_eq!(Shipped::load(&dir).unwrap().unwrap().0, first);
+    let next = bench.db.peek().open_txid();
+    assert_eq!(kind(history::agree(&bench.db, Txid(7), None)), Some(ErrorKind::Transient));
+    assert_eq!(bench.db.peek().open_txid(), next);
+}
+
+/// The first session after a boot agreed with storage and could not record that:
+/// no process beside it ever heard that something was stored.
+#[test]
+fn a_boot_that_could_not_be_recorded_is_recorded_later() {
+    let mut bench = Bench::new();
+    bench.commit(2, 2);
+    bench.db.sync(PATIENCE).unwrap();
+    bench.until("the shipper does not rest", |db| !db.ships());
+    let dir = bench.db.vfs_dir();
+    let record = std::fs::read_to_string(dir.join("node.json")).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    record["boot"] = format!("{:032x}", 5).into();
+    std::fs::write(dir.join("node.json"), record.to_string()).unwrap();
+    std::fs::create_dir(dir.join("node.tmp")).unwrap();
+    lock(&bench.db.ship).history = History::Unknown;
+    bench.db.kick();
+    bench.until("no failure", |db| {
+        let ship = lock(&db.ship);
+        ship.history == History::Agreed && ship.failing
+    });
+    assert!(!Node::is_settled(&dir).unwrap());
+    std::fs::remove_dir(dir.join("node.tmp")).unwrap();
+    bench.until("never again", |_| Node::is_settled(&dir).unwrap());
+}
+
+/// A repair that met another history, and could not be taken back, made the
+/// process ask storage again.
+#[test]
+fn a_conflict_is_not_forgotten() {
+    let mut bench = Bench::new();
+    bench.commit(2, 2);
+    bench.db.sync(PATIENCE).unwrap();
+    conflict(&bench.db, "a test".to_owned());
+    bench.db.ended.store(true, Ordering::Release);
+    snapshot::abandon(&bench.db);
+    assert!(bench.db.is_in_conflict());
 }
 
 /// A process that had faulted kept the shipper lock for as long as it lived, and
