@@ -434,6 +434,10 @@ impl Source {
         let mut attempt = 1;
         loop {
             let listing = Listing::fetch(&self.files, false).await?;
+            let mut files = view.index().files().chain([view.newest()]);
+            if files.any(|file| listing.tag(&file.id).is_some_and(|tag| *tag != file.tag)) {
+                return Err(self.vanished(view));
+            }
             match build_from(&self.files, &listing, Target::Txid(view.txid())).await {
                 Ok(built) => {
                     let same = same_state(view, built.view.header())
