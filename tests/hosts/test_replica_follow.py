@@ -123,6 +123,28 @@ class Following(HostCase):
         self.assertLess(said["threads"], 64)
         self.assertLess(said["requests"]["list"], 100, said["requests"])
 
+    def test_nothing_is_left_of_closed_replicas(self):
+        self.host(BASE + "db.close()")
+        said = self.host("""
+            def held():
+                return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+            load()
+            before = held()
+            for _ in range(30):
+                readers = [replica(**PARAMS, poll_interval="5ms"),
+                           replica(**PARAMS, txid="0000000000000001"),
+                           replica(**PARAMS, hydration_enabled="true")]
+                for r in readers:
+                    scalar(r, "SELECT count(*) FROM sqlite_master")
+                for r in readers:
+                    r.close()
+            end = time.monotonic() + 20
+            while held() != before and time.monotonic() < end:
+                time.sleep(0.05)
+            say(before=before, after=held())
+        """)
+        self.assertEqual(said["after"], said["before"])
+
     def test_many_threads_beside_a_writer(self):
         said = self.host(BASE + """
             db.execute("CREATE TABLE total(n)")
