@@ -16,7 +16,7 @@ use litestream::compactor::merge;
 use litestream::ltx::{Checks, Decoder, PageForm, PageIndex, decode_page, page_index, verify};
 use litestream::sqlite::{CheckpointInfo, DatabaseHeader, WalHeader, WalIndexHeader};
 use litestream::wal_reader::{SeekSource, WalPosition, WalReader, newest_pages};
-use targets::extension::{ffi, last_error};
+use targets::extension::{ffi, last_error, raw_name};
 
 fn corpus(folder: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fuzz").join(folder);

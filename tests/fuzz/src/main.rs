@@ -7,7 +7,7 @@ mod targets;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use targets::extension::{ffi, last_error};
+use targets::extension::{ffi, last_error, raw_name};
 
 static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| {
     let name = std::env::var("FUZZ_TARGET").unwrap_or_default();

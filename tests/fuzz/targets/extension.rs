@@ -1,12 +1,15 @@
 //! Sources of the extension that need no SQLite, compiled once more. They name
 //! what they use from their crate's root, which is the including crate's here:
-//! it imports `ffi` and `last_error` from this module.
+//! it imports `ffi`, `last_error` and `raw_name` from this module.
 
 #[path = "../../../sqlite-ext/src/last_error.rs"]
 #[allow(dead_code)]
 pub(crate) mod last_error;
 #[path = "../../../sqlite-ext/src/raw_name.rs"]
 pub(crate) mod raw_name;
+#[path = "../../../sqlite-ext/src/replica_name.rs"]
+#[allow(dead_code)]
+pub(crate) mod replica_name;
 
 pub(crate) mod ffi {
     pub(crate) mod abi {

@@ -7,10 +7,11 @@ use litestream::clock::SeededRandom;
 use litestream::ltx::{
     Pos, Txid, crc64, file_name, format_timestamp, parse_file_name, parse_timestamp,
 };
+use litestream::moment;
 use litestream::replica_client::url::{is_url, redact};
 use litestream::replica_client::{FixedEnv, ReplicaOptions, open};
 
-use super::extension::raw_name;
+use super::extension::{raw_name, replica_name};
 
 /// Opens and says all that can be said of the outcome.
 fn told(url: &str) -> String {
@@ -55,6 +56,9 @@ pub fn urls(bytes: &[u8]) {
 pub fn raw_names(bytes: &[u8]) {
     // SQLite's names are C strings.
     let name = bytes.split(|b| *b == 0).next().unwrap_or_default();
+    if let Ok(text) = std::str::from_utf8(name) {
+        replica_names(text);
+    }
     let Ok(Some(raw)) = raw_name::parse(name) else { return };
     assert!(name.starts_with(b"file:"));
     assert!(!raw.path.is_empty() && !raw.path.contains('\0'));
@@ -66,6 +70,20 @@ pub fn raw_names(bytes: &[u8]) {
     if let Ok(flags) = raw_name::apply_mode(&parameters, 6) {
         // Parameters may only take rights away.
         assert!(flags & !6 == 0 || flags == 1);
+    }
+}
+
+/// A name that is a replica's stays one, and its query is divided, not lost.
+fn replica_names(name: &str) {
+    assert_eq!(replica_name::is_url(name.as_bytes()), replica_name::as_url(name).is_some());
+    let Some(url) = replica_name::as_url(name) else { return };
+    assert!(is_url(&url), "{url}");
+    assert_eq!(replica_name::as_url(&url).as_deref(), Some(&*url));
+    for ours in [true, false] {
+        let Ok((rest, parameters)) = replica_name::split(&url, |_| ours) else { continue };
+        assert!(url.starts_with(rest.split('?').next().unwrap_or_default()));
+        assert!(parameters.is_empty() || ours);
+        assert!(!rest.contains('#') && (!ours || !rest.contains('?')));
     }
 }
 
@@ -83,6 +101,10 @@ pub fn file_names(bytes: &[u8]) {
     }
     if let Some((txid, generation)) = segment::parse_file_name(text) {
         assert_eq!(segment::file_name(txid, generation), text);
+    }
+    if let Ok(Some(moment)) = moment::parse(text, 1_795_402_800_000) {
+        let again = moment::parse(&moment.text, 0).unwrap().unwrap();
+        assert_eq!(again, moment);
     }
     if let Ok(ms) = parse_timestamp(text) {
         assert_eq!(parse_timestamp(&format_timestamp(ms)).unwrap(), ms);
