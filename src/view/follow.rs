@@ -69,6 +69,25 @@ impl Found {
     }
 }
 
+/// A stored file that ends the chain of a view.
+#[derive(Debug, Clone)]
+struct End {
+    id: FileId,
+    tag: Tag,
+}
+
+impl End {
+    fn of(file: &RemoteFile) -> End {
+        End { id: file.id, tag: file.tag.clone() }
+    }
+
+    /// Whether it is among the files of a listing, which may tell no versions.
+    fn is_in(&self, listed: &[Listed]) -> bool {
+        let is_other = |tag: &Tag| *tag != self.tag;
+        listed.iter().any(|f| f.info.id == self.id && !f.tag.as_ref().is_some_and(is_other))
+    }
+}
+
 /// What is remembered from poll to poll.
 #[derive(Debug, Default)]
 pub(crate) struct Follow {
@@ -83,7 +102,7 @@ pub(crate) struct Follow {
     seen: VecDeque<(FileId, Tag)>,
     /// A file that ends the view's chain and is stored, when it is not the
     /// newest file of the view any more.
-    anchor: Option<(FileId, Txid)>,
+    anchor: Option<(End, Txid)>,
 }
 
 impl Follow {
@@ -185,18 +204,14 @@ impl Follow {
         if self.short_lists >= SHORT_LISTS_MAX {
             return self.list(files, view).await;
         }
-        let end = self.anchor.filter(|anchor| anchor.1 == view.txid()).map(|anchor| anchor.0);
-        let end = end.unwrap_or(view.newest().id);
-        let listed = list_from(files, end.level, end.min).await?;
-        let has_end = listed.iter().any(|file| {
-            let other = file.tag.as_ref().is_some_and(|tag| *tag != view.newest().tag);
-            file.info.id == end && !(other && end == view.newest().id)
-        });
+        let anchor = self.anchor.clone().filter(|anchor| anchor.1 == view.txid());
+        let end = anchor.map_or_else(|| End::of(view.newest()), |anchor| anchor.0);
+        let listed = list_from(files, end.id.level, end.id.min).await?;
         let goes_on = |files: &[Listed]| files.iter().any(|f| f.info.id.max > view.txid());
-        if !has_end || goes_on(&listed) {
+        if !end.is_in(&listed) || goes_on(&listed) {
             return self.list(files, view).await;
         }
-        if end.level > 0 && goes_on(&list_from(files, 0, view.txid().next()).await?) {
+        if end.id.level > 0 && goes_on(&list_from(files, 0, view.txid().next()).await?) {
             return self.list(files, view).await;
         }
         self.misses = 0;
@@ -233,7 +248,7 @@ impl Follow {
         let Some(end) = self.chain_end(files, view, listing).await.map_err(Fault::Other)? else {
             return self.anew(files, view, listing).await;
         };
-        self.anchor = (end != view.newest().id).then_some((end, view.txid()));
+        self.anchor = (end.id != view.newest().id).then(|| (end.clone(), view.txid()));
         let (extension, behind) = calc_extension(&listing.infos(), view.txid());
         let gap = |cover| behind.map(|file| gap_text(cover, file.id.min));
         if extension.is_empty() {
@@ -249,8 +264,8 @@ impl Follow {
         }
         let loaded = load(files, listing, &extension).await?;
         // Levels are not listed at one moment.
-        if !is_stored_as(files, &end, listing.tag(&end)).await.map_err(Fault::Other)? {
-            return Err(Fault::Gone(replaced(&end, files.client().url())));
+        if !is_stored_as(files, &end.id, &end.tag).await.map_err(Fault::Other)? {
+            return Err(Fault::Gone(replaced(&end.id, files.client().url())));
         }
         match extended(view, &loaded) {
             Some(view) => {
@@ -268,23 +283,23 @@ impl Follow {
         files: &Files,
         view: &View,
         listing: &Listing,
-    ) -> Result<Option<FileId>> {
+    ) -> Result<Option<End>> {
         if self.replaced(listing).is_some() {
             return Ok(None);
         }
         let newest = view.newest();
         match listing.has(newest) {
-            Some(true) => return Ok(Some(newest.id)),
+            Some(true) => return Ok(Some(End::of(newest))),
             // Listings of this storage tell no versions.
-            None if is_stored(files, newest).await? => return Ok(Some(newest.id)),
+            None if is_stored(files, newest).await? => return Ok(Some(End::of(newest))),
             _ => {}
         }
         let ends = listing.all().map(|f| f.info.id);
         for id in ends.filter(|id| id.max == view.txid() && id.level < SNAPSHOT_LEVEL) {
-            if let Some(header) = header_of(files, &id).await?
+            if let Some((header, tag)) = header_of(files, &id).await?
                 && same_state(view, &header)
             {
-                return Ok(Some(id));
+                return Ok(Some(End { id, tag }));
             }
         }
         Ok(None)
@@ -381,13 +396,13 @@ fn continues(before: &Header, loaded: &[Loaded]) -> bool {
 
 /// Whether exactly this file is still in storage.
 pub(crate) async fn is_stored(files: &Files, file: &RemoteFile) -> Result<bool> {
-    is_stored_as(files, &file.id, Some(&file.tag)).await
+    is_stored_as(files, &file.id, &file.tag).await
 }
 
-/// Whether the file `id` is in storage, in the version `tag` if one is given.
-async fn is_stored_as(files: &Files, id: &FileId, tag: Option<&Tag>) -> Result<bool> {
+/// Whether the file `id` is in storage in the version `tag`.
+async fn is_stored_as(files: &Files, id: &FileId, tag: &Tag) -> Result<bool> {
     let span = Span::Range { offset: 0, len: 1 };
-    let read = || files.client().read_piece(id, span, tag);
+    let read = || files.client().read_piece(id, span, Some(tag));
     match files.retrier().repeat(read).await {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
@@ -395,10 +410,10 @@ async fn is_stored_as(files: &Files, id: &FileId, tag: Option<&Tag>) -> Result<b
     }
 }
 
-async fn header_of(files: &Files, id: &FileId) -> Result<Option<Header>> {
+async fn header_of(files: &Files, id: &FileId) -> Result<Option<(Header, Tag)>> {
     let read = || files.client().read_prefix(id, Some(HEADER_SIZE as u64));
     match files.retrier().repeat(read).await {
-        Ok(piece) => Header::decode(&piece.bytes).map(Some),
+        Ok(piece) => Header::decode(&piece.bytes).map(|header| Some((header, piece.tag))),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }

@@ -188,6 +188,27 @@ fn a_chain_that_is_begun_anew_is_told() {
     assert_eq!(session.status().restarts, 1);
 }
 
+/// As long as the one before, with the same names, and found after the newest
+/// file had been merged.
+#[test]
+fn a_new_chain_with_the_same_names_is_found_within_a_few_polls() {
+    let (replica, states) = (Replica::new(), database_states());
+    (1..=4).for_each(|n| put(&replica, &states, 0, n, n));
+    let mut session = Reader::new().open(&replica);
+    put(&replica, &states, 1, 1, 4);
+    (1..=4).for_each(|n| remove(&replica, 0, n, n));
+    (0..40).for_each(|_| assert_eq!(session.refresh().unwrap(), Txid(4)));
+    let others = history(4);
+    remove(&replica, 1, 1, 4);
+    replica.put_snapshot(1, 4, &others[3], 512);
+    let found = (0..20).any(|_| {
+        let _ = session.refresh();
+        session.page_size() == 512
+    });
+    assert!(found);
+    assert!(image(&mut session).unwrap() == others[3]);
+}
+
 #[test]
 fn a_shorter_chain_is_believed_when_it_stays_so() {
     let (replica, states) = (Replica::new(), database_states());

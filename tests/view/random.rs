@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use litestream::ErrorKind;
 use litestream::clock::{Random, SeededRandom};
+use litestream::ltx::{Encoder, Header, PageForm, Pgno, Txid};
 use litestream::plan::Target;
 use litestream::replica_client::FaultPlan;
 use litestream::view::Session;
 
-use crate::common::replica::{Replica, noise};
+use crate::common::replica::{EPOCH_MS, Replica, noise};
 use crate::support::{Reader, eventually, faulty, image, pinned_image, txid};
 
 const PAGE: usize = 512;
@@ -19,7 +20,22 @@ struct Model {
     replica: Replica,
     /// The database after each transaction, from 1.
     states: Vec<Vec<u8>>,
+    /// The same of chains that were deleted.
+    earlier: Vec<Vec<Vec<u8>>>,
     files: BTreeSet<(u8, u64, u64)>,
+}
+
+/// The file that brings a database from `old` to `new`.
+fn encode(min: u64, max: u64, old: &[u8], new: &[u8], ms: i64) -> Vec<u8> {
+    let commit = (new.len() / PAGE) as Pgno;
+    let header = Header::new(PAGE as u32, commit, Txid(min), Txid(max), ms);
+    let mut encoder = Encoder::new(Vec::new(), header, PageForm::Block).unwrap();
+    for (n, page) in new.chunks(PAGE).enumerate() {
+        if old.get(n * PAGE..(n + 1) * PAGE) != Some(page) {
+            encoder.encode_page(n as Pgno + 1, page).unwrap();
+        }
+    }
+    encoder.finish().unwrap().0
 }
 
 impl Model {
@@ -28,6 +44,7 @@ impl Model {
             random: SeededRandom::new(seed),
             replica: Replica::new(),
             states: vec![noise(seed + 1, 150, PAGE)],
+            earlier: Vec::new(),
             files: BTreeSet::new(),
         };
         model.put(0, 1, 1);
@@ -45,8 +62,25 @@ impl Model {
     fn put(&mut self, level: u8, min: u64, max: u64) {
         let empty = Vec::new();
         let old = if min == 1 { &empty } else { &self.states[min as usize - 2] };
-        self.replica.put_change(level, min, max, old, &self.states[max as usize - 1], PAGE);
+        // Every chain has times of its own.
+        let ms = EPOCH_MS + max as i64 * 1_000 + self.earlier.len() as i64;
+        let bytes = encode(min, max, old, &self.states[max as usize - 1], ms);
+        self.replica.put(level, min, max, &bytes, ms);
         self.files.insert((level, min, max));
+    }
+
+    /// Deletes everything and begins anew, perhaps with as many transactions.
+    fn restart(&mut self) {
+        for (level, min, max) in std::mem::take(&mut self.files) {
+            std::fs::remove_file(self.replica.file(level, min, max)).unwrap();
+        }
+        let pages = 1 + self.draw(200) as usize;
+        let first = vec![noise(self.random.next_u64(), pages, PAGE)];
+        let states = std::mem::replace(&mut self.states, first);
+        let had = states.len() as u64;
+        self.earlier.push(states);
+        self.put(0, 1, 1);
+        (0..self.draw(had + 5)).for_each(|_| self.commit());
     }
 
     /// One transaction: some pages change, the database may grow or shrink.
@@ -119,7 +153,9 @@ impl Model {
             Ok(image) => {
                 if session.is_pinned() || !pinned {
                     let n = session.txid().0 as usize;
-                    assert!(image == self.states[n - 1], "transaction {n}");
+                    let chains = self.earlier.iter().chain([&self.states]);
+                    let found = chains.filter_map(|chain| chain.get(n - 1)).any(|s| *s == image);
+                    assert!(found, "transaction {n}");
                 }
                 Ok(())
             }
@@ -132,7 +168,7 @@ impl Model {
     }
 }
 
-fn rounds(seed: u64, plan: FaultPlan) {
+fn rounds(seed: u64, plan: FaultPlan, restarts: bool) {
     let mut model = Model::new(seed);
     let client = faulty(&model.replica, seed);
     let reader = Reader::new();
@@ -150,6 +186,9 @@ fn rounds(seed: u64, plan: FaultPlan) {
         if model.draw(4) == 0 {
             model.prune();
         }
+        if restarts && model.draw(8) == 0 {
+            model.restart();
+        }
         match model.draw(6) {
             0 => pinned.unpin(),
             1 => drop(pinned.pin()),
@@ -160,12 +199,13 @@ fn rounds(seed: u64, plan: FaultPlan) {
             }
             _ => {}
         }
-        let last = model.last();
-        eventually("the newest transaction", || {
-            session.refresh().is_ok_and(|newest| newest.0 == last)
+        let newest = model.states.last().unwrap();
+        eventually("the newest state", || {
+            let _ = session.refresh();
+            let shown = image(&mut session);
+            model.check(&mut session, false).is_ok() && shown.is_ok_and(|image| image == *newest)
         });
-        eventually("the newest state", || model.check(&mut session, false).is_ok());
-        assert_eq!(session.txid().0, last);
+        assert_eq!(session.txid().0, model.last());
         if pinned.is_pinned() {
             let _ = model.check(&mut pinned, true);
         }
@@ -178,12 +218,29 @@ fn rounds(seed: u64, plan: FaultPlan) {
 
 #[test]
 fn every_page_is_of_its_transaction() {
-    (0..6).for_each(|seed| rounds(seed, FaultPlan::default()));
+    seeds(0, 6).for_each(|seed| rounds(seed, FaultPlan::default(), false));
 }
 
 #[test]
 fn every_page_is_of_its_transaction_while_storage_fails() {
     let plan =
         FaultPlan { refuse: 0.05, truncated_read: 0.05, stale_list: 0.1, ..FaultPlan::default() };
-    (100..104).for_each(|seed| rounds(seed, plan));
+    seeds(100_000, 4).for_each(|seed| rounds(seed, plan, false));
+}
+
+#[test]
+fn chains_that_are_begun_anew_are_never_mixed() {
+    seeds(200_000, 4).for_each(|seed| rounds(seed, FaultPlan::default(), true));
+}
+
+#[test]
+fn chains_that_are_begun_anew_are_never_mixed_while_storage_fails() {
+    let plan = FaultPlan { refuse: 0.05, truncated_read: 0.05, ..FaultPlan::default() };
+    seeds(300_000, 3).for_each(|seed| rounds(seed, plan, true));
+}
+
+/// So many seeds from `first`, or `VIEW_SEEDS` times as many.
+fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
+    let factor = std::env::var("VIEW_SEEDS").map_or(1, |text| text.parse().unwrap());
+    first..first + count * factor
 }
