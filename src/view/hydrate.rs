@@ -37,6 +37,9 @@ const RANGE_BYTES: u64 = 4 << 20;
 /// Bytes between two pages that are read along rather than asked around.
 const GAP_BYTES: u64 = 64 << 10;
 
+/// Frames that are planned ahead, for a bound on memory.
+const FRAMES_MAX: usize = 1 << 16;
+
 /// While filling fails the pauses between attempts double between these.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -197,13 +200,16 @@ impl Hydration {
                 let bytes = retrier.repeat(read).await?;
                 Ok::<_, Error>((range, bytes))
             };
-            let ranges = self.ranges(view, file);
-            let mut fetched = stream::iter(ranges).map(fetch).buffered(REQUESTS_MAX);
-            while let Some((range, bytes)) = fetched.try_next().await? {
-                self.take(file, &range, &bytes).map_err(|e| {
-                    let url = client.url();
-                    e.context(format_args!("{} at {url}", file.id))
-                })?;
+            let mut at = 0;
+            while at < file.index.len() {
+                let ranges = self.ranges(view, file, &mut at);
+                let mut fetched = stream::iter(ranges).map(fetch).buffered(REQUESTS_MAX);
+                while let Some((range, bytes)) = fetched.try_next().await? {
+                    self.take(file, &range, &bytes).map_err(|e| {
+                        let url = client.url();
+                        e.context(format_args!("{} at {url}", file.id))
+                    })?;
+                }
             }
         }
         self.cut(view)?;
@@ -276,15 +282,19 @@ impl Hydration {
         Ok(())
     }
 
-    /// The frames of `file` that `view` has and this copy has not, in runs.
-    fn ranges(&self, view: &View, file: &RemoteFile) -> Vec<Range> {
+    /// The frames of `file` from position `at` on that `view` has and this copy has
+    /// not, in runs. `at` becomes the position where it stopped.
+    fn ranges(&self, view: &View, file: &RemoteFile, at: &mut usize) -> Vec<Range> {
         let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
-        let wanted = file
-            .index
-            .iter()
-            .filter(|entry| pages.origin(entry.pgno) != file.uid && view.holds(file, entry.pgno));
-        let mut ranges: Vec<Range> = Vec::new();
-        for frame in wanted {
+        let (mut ranges, mut frames): (Vec<Range>, usize) = (Vec::new(), 0);
+        while frames < FRAMES_MAX
+            && let Some(frame) = file.index.get(*at)
+        {
+            *at += 1;
+            if pages.origin(frame.pgno) == file.uid || !view.holds(file, frame.pgno) {
+                continue;
+            }
+            frames += 1;
             let end = frame.offset + u64::from(frame.size);
             match ranges.last_mut() {
                 Some(last)

@@ -26,6 +26,8 @@ use crate::os::{self, Access, disk};
 use crate::replica_client::FileId;
 
 const FORMAT: u32 = 1;
+/// Runs that are written down; pages beyond them are fetched again.
+const RUNS_MAX: usize = 1 << 20;
 
 /// A copy that is closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,10 +79,12 @@ impl Saved {
                 files.push(SavedFile { level, min, max, size, checksum });
                 files.len() - 1
             });
+            let is_full = runs.len() == RUNS_MAX;
             match runs.last_mut() {
                 Some((first, count, last)) if *last == index && *first + *count == pgno => {
                     *count += 1;
                 }
+                _ if is_full => break,
                 _ => runs.push((pgno, 1, index)),
             }
         }
