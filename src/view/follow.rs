@@ -61,11 +61,13 @@ pub(crate) struct Found {
     pub(crate) gap: Option<String>,
     /// The chain of the view before is gone, for people.
     pub(crate) restarted: Option<String>,
+    /// There were more files than one poll takes.
+    pub(crate) more: bool,
 }
 
 impl Found {
     fn nothing(gap: Option<String>) -> Found {
-        Found { view: None, loaded: Vec::new(), gap, restarted: None }
+        Found { view: None, loaded: Vec::new(), gap, restarted: None, more: false }
     }
 }
 
@@ -169,8 +171,8 @@ impl Follow {
     /// Asks for the next files at level 0 by their names.
     async fn probe(&mut self, files: &Files, view: &View) -> Result<Found> {
         let mut loaded: Vec<Loaded> = Vec::new();
-        let (mut next, mut bytes) = (view.txid().next(), 0);
-        while loaded.len() < BURST_MAX && bytes < BURST_BYTES_MAX {
+        let (mut next, mut bytes, mut more) = (view.txid().next(), 0, false);
+        while !more {
             match probe_one(files, next).await {
                 Ok(Some(file)) => {
                     bytes += file.front.as_ref().map_or(0, bytes::Bytes::len);
@@ -182,6 +184,7 @@ impl Follow {
                 Err(e) => return Err(e),
             }
             next = next.next();
+            more = loaded.len() == BURST_MAX || bytes >= BURST_BYTES_MAX;
         }
         if loaded.is_empty() {
             self.misses += 1;
@@ -193,7 +196,7 @@ impl Follow {
         match extended(view, &loaded) {
             Some(view) => {
                 (self.misses, self.short_lists, self.anchor) = (0, 0, None);
-                Ok(Found { view: Some(view), loaded, gap: None, restarted: None })
+                Ok(Found { view: Some(view), loaded, gap: None, restarted: None, more })
             }
             None => self.list(files, view).await,
         }
@@ -271,7 +274,7 @@ impl Follow {
             Some(view) => {
                 self.shorter = 0;
                 let gap = gap(view.txid());
-                Ok(Found { view: Some(view), loaded, gap, restarted: None })
+                Ok(Found { view: Some(view), loaded, gap, restarted: None, more: false })
             }
             None => self.anew(files, view, listing).await,
         }
@@ -337,7 +340,8 @@ impl Follow {
 }
 
 fn found(built: Built, restarted: Option<String>) -> Found {
-    Found { view: Some(built.view), loaded: built.loaded, gap: built.gap, restarted }
+    let Built { view, loaded, gap } = built;
+    Found { view: Some(view), loaded, gap, restarted, more: false }
 }
 
 /// The file at level 0 with exactly the transaction `txid`; none when there is none.

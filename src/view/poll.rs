@@ -20,6 +20,9 @@ use crate::tasks;
 /// interval if that is longer.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// A poll that finds more files than it takes at once goes on so often.
+const BURSTS_MAX: u32 = 64;
+
 /// What a poller is told.
 pub(crate) enum Command {
     /// Poll now, and say what the newest view is.
@@ -155,13 +158,17 @@ async fn first(source: &Source, follow: &mut Follow) -> Result<Option<Arc<View>>
     Ok(Some(view))
 }
 
-async fn next(source: &Source, follow: &mut Follow, view: Arc<View>) -> Result<Arc<View>> {
-    let found = follow.poll(&source.files, &view, tasks::now()).await?;
-    let view = match found.view {
-        Some(newer) => source.publish(newer, &found.loaded),
-        None => view,
-    };
-    source.succeeded(found.gap.as_deref(), found.restarted.as_deref());
+async fn next(source: &Source, follow: &mut Follow, mut view: Arc<View>) -> Result<Arc<View>> {
+    for _ in 0..BURSTS_MAX {
+        let found = follow.poll(&source.files, &view, tasks::now()).await?;
+        if let Some(newer) = found.view {
+            view = source.publish(newer, &found.loaded);
+        }
+        source.succeeded(found.gap.as_deref(), found.restarted.as_deref());
+        if !found.more {
+            break;
+        }
+    }
     Ok(view)
 }
 

@@ -93,7 +93,7 @@ fn reads_fail_rather_than_be_older_than_allowed() {
 }
 
 #[test]
-fn damaged_files_are_refused_by_name() {
+fn r_41_damaged_files_are_refused_by_name() {
     let (replica, _) = large();
     let path = replica.file(9, 1, 1);
     let good = fs::read(&path).unwrap();

@@ -43,6 +43,20 @@ fn several_new_files_come_with_one_poll() {
 }
 
 #[test]
+fn a_refresh_reaches_the_newest_of_a_thousand_files() {
+    let states = history(1_000);
+    let replica = Replica::new();
+    replica.put_snapshot(0, 1, &states[0], 512);
+    let mut session = Reader::new().open(&replica);
+    for n in 2..=states.len() as u64 {
+        let (old, new) = (&states[n as usize - 2], &states[n as usize - 1]);
+        replica.put_change(0, n, n, old, new, 512);
+    }
+    assert_eq!(session.refresh().unwrap(), Txid(1_000));
+    assert!(image(&mut session).unwrap() == states[999]);
+}
+
+#[test]
 fn a_pinned_state_stays() {
     let (replica, states) = (Replica::new(), database_states());
     replica.put_snapshot(0, 1, &states[0], PS);
