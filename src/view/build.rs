@@ -40,6 +40,21 @@ impl Listing {
         Ok(Listing { levels })
     }
 
+    /// What was listed some other way.
+    pub(crate) fn of(files: Vec<Listed>) -> Listing {
+        let mut levels = vec![Vec::new(); usize::from(SNAPSHOT_LEVEL) + 1];
+        for file in files {
+            if let Some(level) = levels.get_mut(usize::from(file.info.id.level)) {
+                level.push(file);
+            }
+        }
+        for level in &mut levels {
+            level.sort_unstable_by_key(|file| file.info.id);
+            level.dedup_by_key(|file| file.info.id);
+        }
+        Listing { levels }
+    }
+
     /// Whether nothing is stored.
     pub(crate) fn is_empty(&self) -> bool {
         self.levels.iter().all(Vec::is_empty)
@@ -132,6 +147,20 @@ pub(crate) async fn build(files: &Files, target: Target) -> Result<Option<Built>
             Ok(built) => return Ok(Some(built)),
         }
     }
+}
+
+/// Builds the last view whose chain is in the cache directory, without storage;
+/// none when there is none.
+///
+/// # Errors
+/// When the directory does not have all that it takes, and storage does not
+/// answer.
+pub(crate) async fn build_kept(files: &Files) -> Result<Option<Built>> {
+    let listing = Listing::of(files.kept_chain());
+    if listing.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(build_from(files, &listing, Target::Latest).await?))
 }
 
 /// Why a view could not be built.

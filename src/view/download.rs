@@ -4,16 +4,18 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use tokio::sync::Semaphore;
 
+use super::disk_cache::{DiskCache, DiskKey};
 use super::file::RemoteFile;
+use super::pace::Pace;
 use super::page_cache::PageCache;
-use super::ranges::{Purpose, Range, Ranges};
+use super::ranges::{ChunkKey, Purpose, Range, Ranges, chunk_span, whole_chunks};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ltx::decode_page;
 use crate::replica_client::ReplicaClient;
 use crate::tasks::{self, AtomicU64, Handle, Mutex, Ordering};
 
@@ -22,22 +24,13 @@ const REQUESTS_MAX: usize = 16;
 /// Of them, those that nobody may be waiting for.
 const AHEAD_REQUESTS_MAX: usize = 12;
 /// Bytes under way at once beyond which nothing is fetched ahead.
-const UNDER_WAY_MAX: usize = 16 << 20;
+const UNDER_WAY_MAX: usize = 12 << 20;
 /// Bytes fetched ahead, under way or here, that nobody has used yet.
-const UNREAD_MAX: usize = 12 << 20;
+const UNREAD_MAX: usize = 10 << 20;
 
-/// Answers whose duration is remembered.
-const SAMPLES: usize = 32;
-/// Answers that are enough to tell what is slow.
-const SAMPLES_MIN: usize = 8;
-/// A request is slow when it takes so many times the median,
-const SLOW_FACTOR: u32 = 4;
-/// but not before this,
-const SLOW_MIN: Duration = Duration::from_millis(100);
-/// and this while the median is not known.
-const SLOW_UNKNOWN: Duration = Duration::from_secs(2);
-/// Bytes of a request that is compared with the others.
-const SAMPLE_BYTES_MAX: u64 = 256 << 10;
+/// Bytes that may wait to be written to the disk; more are not kept there.
+const TO_DISK_MAX: usize = 8 << 20;
+
 /// Requests that allow one second request,
 const REQUESTS_PER_HEDGE: u32 = 16;
 /// and how many of these may be saved up.
@@ -50,6 +43,9 @@ pub(super) struct Downloads {
     runtime: Handle,
     cache: Arc<PageCache>,
     pub(super) ranges: Ranges,
+    disk: Option<Arc<DiskCache>>,
+    /// Bytes on their way to the disk.
+    saving: AtomicUsize,
     gate: Semaphore,
     ahead: AtomicUsize,
     pace: Mutex<Pace>,
@@ -64,12 +60,15 @@ impl Downloads {
         client: Arc<dyn ReplicaClient>,
         runtime: Handle,
         cache: Arc<PageCache>,
+        disk: Option<Arc<DiskCache>>,
     ) -> Downloads {
         Downloads {
             client,
             runtime,
             cache,
             ranges: Ranges::default(),
+            disk,
+            saving: AtomicUsize::new(0),
             gate: Semaphore::new(REQUESTS_MAX),
             ahead: AtomicUsize::new(0),
             pace: Mutex::default(),
@@ -86,6 +85,11 @@ impl Downloads {
     /// Requests sent, and second ones among them.
     pub(super) fn requests(&self) -> (u64, u64) {
         (self.requests.load(Ordering::Relaxed), self.hedges.load(Ordering::Relaxed))
+    }
+
+    /// How many bytes a fault may bring without being slower for it.
+    pub(super) fn reach(&self) -> u64 {
+        tasks::lock(&self.pace).reach()
     }
 
     /// Bytes that may be kept compressed because the page cache has room.
@@ -110,11 +114,72 @@ impl Downloads {
         chunks: (u32, u32),
         purpose: Purpose,
     ) -> Option<(Arc<Range>, bool)> {
+        let on_disk = self.is_on_disk(file, wanted);
+        let chunks = if on_disk { (wanted, wanted) } else { chunks };
         let (range, mine) = self.ranges.claim(file, wanted, chunks, purpose)?;
         if mine {
-            self.start(&range);
+            match self.read_kept(&range).filter(|_| on_disk) {
+                Some(bytes) => self.ranges.finish(&range, Ok(bytes), self.room()),
+                None => self.start(&range),
+            }
         }
         Some((range, mine))
+    }
+
+    /// The range with a chunk that takes no request.
+    pub(super) fn near(self: &Arc<Self>, file: &Arc<RemoteFile>, chunk: u32) -> Option<Arc<Range>> {
+        if !self.is_near(file, chunk) {
+            return None;
+        }
+        self.range(file, chunk, (chunk, chunk), Purpose::Fault).map(|(range, _)| range)
+    }
+
+    /// Whether a chunk takes no request.
+    pub(super) fn is_near(&self, file: &RemoteFile, chunk: u32) -> bool {
+        self.ranges.contains(ChunkKey { file: file.uid, chunk }) || self.is_on_disk(file, chunk)
+    }
+
+    fn is_on_disk(&self, file: &RemoteFile, chunk: u32) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.contains(self.disk_key(file), chunk))
+    }
+
+    fn disk_key(&self, file: &RemoteFile) -> DiskKey {
+        file_key(self.url(), file)
+    }
+
+    /// The one chunk that `range` is.
+    fn read_kept(&self, range: &Range) -> Option<Bytes> {
+        let disk = self.disk.as_ref().filter(|_| range.chunks.0 == range.chunks.1)?;
+        let bytes = disk.get(self.disk_key(&range.file), range.chunks.0)?;
+        (bytes.len() as u64 == range.len).then(|| Bytes::from(bytes))
+    }
+
+    /// Keeps the whole chunks in `bytes`, which are of `file` from `offset` on,
+    /// on the disk, if that keeps up.
+    pub(super) fn save(self: &Arc<Self>, file: &Arc<RemoteFile>, offset: u64, bytes: Bytes) {
+        let Some(disk) = self.disk.clone() else { return };
+        let len = bytes.len();
+        if self.saving.fetch_add(len, Ordering::Relaxed) > TO_DISK_MAX {
+            self.saving.fetch_sub(len, Ordering::Relaxed);
+            return;
+        }
+        let (downloads, file) = (Arc::clone(self), Arc::clone(file));
+        drop(self.runtime.spawn_blocking(move || {
+            let key = downloads.disk_key(&file);
+            let chunks = sound_chunks(&file, offset, &bytes);
+            let new: Vec<(u32, &[u8])> =
+                chunks.into_iter().filter(|(chunk, _)| !disk.contains(key, *chunk)).collect();
+            if !new.is_empty() {
+                disk.put(key, &new, tasks::clock().now_ms());
+            }
+            downloads.saving.fetch_sub(len, Ordering::Relaxed);
+        }));
+    }
+
+    /// Whether something is on its way to the disk.
+    #[cfg(test)]
+    pub(super) fn is_saving(&self) -> bool {
+        self.saving.load(Ordering::Relaxed) > 0
     }
 
     fn start(self: &Arc<Self>, range: &Arc<Range>) {
@@ -123,7 +188,11 @@ impl Downloads {
         }
         let mut job = Job { downloads: Arc::clone(self), range: Arc::clone(range), result: None };
         drop(self.runtime.spawn(async move {
-            let result = job.downloads.download(&job.range).await;
+            let (downloads, range) = (Arc::clone(&job.downloads), Arc::clone(&job.range));
+            let result = downloads.download(&range).await;
+            if let Ok(bytes) = &result {
+                downloads.save(&range.file, range.offset, bytes.clone());
+            }
             job.end(result);
         }));
     }
@@ -142,8 +211,8 @@ impl Downloads {
         }
         let earned = |n: u32| Some((n + 1).min(HEDGES_MAX * REQUESTS_PER_HEDGE));
         let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned);
-        if wanted <= SAMPLE_BYTES_MAX {
-            tasks::lock(&self.pace).add(start.elapsed());
+        if range.purpose == Purpose::Fault {
+            tasks::lock(&self.pace).add(wanted, start.elapsed());
         }
         Ok(bytes)
     }
@@ -157,8 +226,7 @@ impl Downloads {
     /// The answer to a request, or to a second one when the first is slow and
     /// somebody waits for it.
     async fn first_answer(&self, range: &Range) -> Result<Bytes> {
-        let patience = tasks::lock(&self.pace).patience();
-        let patience = patience.mul_f64(1.0 + range.len as f64 / SAMPLE_BYTES_MAX as f64);
+        let patience = tasks::lock(&self.pace).patience(range.len);
         let mut first = pin!(self.read(range));
         loop {
             match select(first.as_mut(), pin!(tasks::sleep(patience))).await {
@@ -180,6 +248,35 @@ impl Downloads {
         let spent = |n: u32| n.checked_sub(REQUESTS_PER_HEDGE);
         self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).is_ok()
     }
+}
+
+/// The name of `file` of the replica at `url` on the disk.
+pub(super) fn file_key(url: &str, file: &RemoteFile) -> DiskKey {
+    let size = format!("{:x} {:x}", file.size, file.checksum);
+    DiskKey::of(&["pages", url, &file.id.to_string(), &size, file.tag.as_str()])
+}
+
+/// The whole chunks in `bytes`, of `file` from `offset` on, of which every page
+/// can be decoded.
+fn sound_chunks<'a>(file: &RemoteFile, offset: u64, bytes: &'a [u8]) -> Vec<(u32, &'a [u8])> {
+    let Some((first, last)) = whole_chunks(file, offset, bytes.len() as u64) else {
+        return Vec::new();
+    };
+    let mut page = vec![0; file.page_size as usize];
+    let mut sound = |chunk: u32| {
+        let (positions, from, len) = chunk_span(file, chunk, chunk)?;
+        let part = bytes.get((from - offset) as usize..)?.get(..len as usize)?;
+        for position in positions {
+            let frame = file.index.get(position)?;
+            let at = (frame.offset - from) as usize;
+            let found = decode_page(&part[at..at + frame.size as usize], file.page_size, &mut page);
+            if found.ok()? != frame.pgno {
+                return None;
+            }
+        }
+        Some((chunk, part))
+    };
+    (first..=last).filter_map(&mut sound).collect()
 }
 
 /// A request under way. Dropped without a result it was cut off, with the
@@ -211,51 +308,4 @@ impl Drop for Job {
 fn cut_off(range: &Range, url: &str) -> Error {
     let text = format!("the replica {url} was closed while {} was read", range.file.id);
     Error::new(ErrorKind::Transient, text)
-}
-
-/// How long answers took lately.
-#[derive(Debug, Default)]
-struct Pace {
-    samples: Vec<Duration>,
-    next: usize,
-}
-
-impl Pace {
-    fn add(&mut self, took: Duration) {
-        if self.samples.len() < SAMPLES {
-            self.samples.push(took);
-        } else {
-            self.samples[self.next] = took;
-        }
-        self.next = (self.next + 1) % SAMPLES;
-    }
-
-    /// How long an answer may take before it is slow.
-    fn patience(&self) -> Duration {
-        if self.samples.len() < SAMPLES_MIN {
-            return SLOW_UNKNOWN;
-        }
-        let mut sorted = self.samples.clone();
-        sorted.sort_unstable();
-        (sorted[sorted.len() / 2] * SLOW_FACTOR).max(SLOW_MIN)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patience_follows_the_median() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.patience(), SLOW_UNKNOWN);
-        for n in 0..SAMPLES_MIN as u64 {
-            pace.add(Duration::from_millis(40 + n));
-        }
-        assert_eq!(pace.patience(), Duration::from_millis(44) * SLOW_FACTOR);
-        for _ in 0..SAMPLES {
-            pace.add(Duration::from_millis(1));
-        }
-        assert_eq!(pace.patience(), SLOW_MIN);
-    }
 }

@@ -7,28 +7,31 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::btree;
+use super::disk_cache::DiskCache;
 use super::download::Downloads;
 use super::file::RemoteFile;
 use super::page_cache::{KeyHash, PageCache, PageKey, PageKind};
 use super::prefetch::{Asked, Outlook, Readahead, WINDOW_MAX};
-use super::ranges::{CHUNK_BYTES, ChunkKey, Purpose, Range, RangeTotals, chunk_of};
+use super::ranges::{CHUNK_BYTES, Purpose, Range, RangeTotals, chunk_of};
 use super::state::View;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, IndexEntry, Pgno};
 use crate::replica_client::ReplicaClient;
 use crate::tasks::{self, Handle, Mutex};
 
-/// What a fault brings with its page, by the size of the file in bytes: in a
-/// small file neighbours are likely to be wanted, in a large one hardly.
-const FAULT_BYTES: [(u64, u64); 3] =
-    [(192 << 20, 256 << 10), (768 << 20, 128 << 10), (u64::MAX, 64 << 10)];
+/// The most that a fault brings with its page, by the size of the file in bytes:
+/// in a small file neighbours are likely to be wanted, in a large one hardly.
+const FAULT_BYTES: [(u64, u64); 4] =
+    [(160 << 20, 512 << 10), (384 << 20, 256 << 10), (1 << 30, 128 << 10), (u64::MAX, 64 << 10)];
 /// Part of it (one in ..) that lies before the page.
 const FAULT_BEFORE: u64 = 4;
 /// Bytes between two pages that are fetched rather than asked around.
 const GAP_CHUNKS: u32 = 2;
 /// Largest request ahead of a reader, in chunks.
-const AHEAD_CHUNKS_MAX: u32 = (1 << 20) / CHUNK_BYTES as u32;
+const AHEAD_CHUNKS_MAX: u32 = (512 << 10) / CHUNK_BYTES as u32;
 /// Pages whose parents are known.
 const PARENTS_MAX: usize = 1 << 18;
 /// Bytes of a whole file that are taken when it comes.
@@ -55,13 +58,15 @@ pub(crate) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Pages of the files of `client`, whose requests run on `runtime`.
+    /// Pages of the files of `client`, whose requests run on `runtime`; kept in
+    /// `disk`, too.
     pub(crate) fn new(
         client: Arc<dyn ReplicaClient>,
         runtime: Handle,
         cache: Arc<PageCache>,
+        disk: Option<Arc<DiskCache>>,
     ) -> Fetcher {
-        let downloads = Downloads::new(client, runtime, Arc::clone(&cache));
+        let downloads = Downloads::new(client, runtime, Arc::clone(&cache), disk);
         Fetcher { cache, downloads: Arc::new(downloads), parents: Mutex::default() }
     }
 
@@ -98,13 +103,14 @@ impl Fetcher {
     }
 
     /// Takes bytes of `file` from `offset` on that were read for another reason.
-    pub(crate) fn give(&self, file: &Arc<RemoteFile>, offset: u64, bytes: &[u8]) {
+    pub(crate) fn give(&self, file: &Arc<RemoteFile>, offset: u64, bytes: &Bytes) {
         self.downloads.ranges.give(file, offset, bytes, self.downloads.room());
+        self.downloads.save(file, offset, bytes.clone());
     }
 
     /// Takes the bytes of a whole new file if it holds newer versions of pages
     /// that are in the cache, as `previous` has them.
-    pub(crate) fn absorb(&self, file: &Arc<RemoteFile>, bytes: &[u8], previous: &View) {
+    pub(crate) fn absorb(&self, file: &Arc<RemoteFile>, bytes: &Bytes, previous: &View) {
         let cached = |entry: IndexEntry| {
             let old = previous.index().get(entry.pgno);
             old.is_some_and(|(old, _)| {
@@ -113,6 +119,8 @@ impl Fetcher {
         };
         if bytes.len() <= ABSORB_MAX && file.index.iter().any(cached) {
             self.give(file, 0, bytes);
+        } else {
+            self.downloads.save(file, 0, bytes.clone());
         }
     }
 
@@ -138,7 +146,8 @@ impl Fetcher {
         buf: &mut [u8],
     ) -> Result<bool> {
         let chunk = chunk_of(frame.offset);
-        match self.take(file, frame, fault_chunks(file.size, chunk, up), buf) {
+        let bytes = self.downloads.reach().min(fault_bytes(file.size));
+        match self.take(file, frame, fault_chunks(bytes, chunk, up), buf) {
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 self.take(file, frame, (chunk, chunk), buf).map(|_| true)
             }
@@ -218,8 +227,7 @@ impl Fetcher {
             return true;
         }
         let Some(frame) = file.index.get(position) else { return false };
-        let key = ChunkKey { file: file.uid, chunk: chunk_of(frame.offset) };
-        let Some(range) = self.downloads.ranges.find(key) else { return false };
+        let Some(range) = self.downloads.near(file, chunk_of(frame.offset)) else { return false };
         let Some(bytes) = range.bytes() else { return false };
         let sound = self.decode(&range, &bytes, &frame, buf).is_ok();
         if sound {
@@ -244,12 +252,16 @@ impl Fetcher {
     }
 }
 
-/// The chunks that a fault on `chunk` of a file of `size` bytes brings.
-fn fault_chunks(size: u64, chunk: u32, up: bool) -> (u32, u32) {
+/// The most that a fault in a file of `size` bytes brings.
+fn fault_bytes(size: u64) -> u64 {
     let fits = FAULT_BYTES.iter().find(|(limit, _)| size <= *limit);
-    let bytes = fits.map_or(CHUNK_BYTES, |(_, bytes)| *bytes);
+    fits.map_or(CHUNK_BYTES, |(_, bytes)| *bytes)
+}
+
+/// The chunks of about `bytes` that a fault on `chunk` brings.
+fn fault_chunks(bytes: u64, chunk: u32, up: bool) -> (u32, u32) {
     let before = if up { 0 } else { (bytes / FAULT_BEFORE / CHUNK_BYTES) as u32 };
-    let count = (bytes / CHUNK_BYTES) as u32;
+    let count = (bytes / CHUNK_BYTES).max(1) as u32;
     let first = chunk.saturating_sub(before);
     (first, first.saturating_add(count - 1).max(chunk))
 }
@@ -280,7 +292,7 @@ impl ViewOutlook<'_> {
             let same = |need: &Need| need.chunk == chunk && need.file.uid == file.uid;
             if needs.last().is_some_and(same)
                 || fetcher.cache.contains(PageKey { file: file.uid, pgno })
-                || fetcher.downloads.ranges.contains(ChunkKey { file: file.uid, chunk })
+                || fetcher.downloads.is_near(file, chunk)
             {
                 continue;
             }

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join};
 use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};
 
+use super::disk_cache::DiskCache;
 use super::file::{FileIndex, RemoteFile, next_uid};
+use super::kept::{Kept, KeptIndex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, HEADER_SIZE, Header, PageIndex, Suffix, TRAILER_SIZE, Trailer};
 use crate::replica_client::piece::replaced;
@@ -34,6 +36,7 @@ const INDEX_BYTES_MAX: u64 = 1 << 30;
 pub(crate) struct Files {
     client: Arc<dyn ReplicaClient>,
     retrier: Retrier,
+    kept: Option<Arc<Kept>>,
     known: Mutex<HashMap<FileId, Known>>,
 }
 
@@ -114,9 +117,15 @@ impl Tail {
 }
 
 impl Files {
-    /// The files that `client` has; requests are repeated by `retrier`.
-    pub(crate) fn new(client: Arc<dyn ReplicaClient>, retrier: Retrier) -> Files {
-        Files { client, retrier, known: Mutex::default() }
+    /// The files that `client` has; requests are repeated by `retrier`, and indexes
+    /// kept in `disk`.
+    pub(crate) fn new(
+        client: Arc<dyn ReplicaClient>,
+        retrier: Retrier,
+        disk: Option<Arc<DiskCache>>,
+    ) -> Files {
+        let kept = disk.map(|disk| Arc::new(Kept::new(disk, client.url())));
+        Files { client, retrier, kept, known: Mutex::default() }
     }
 
     /// Storage.
@@ -172,6 +181,9 @@ impl Files {
         if let Some((file, header)) = self.find(listed).filter(|f| !with_header || f.1.is_some()) {
             return Ok(Fetched::Known(file, header));
         }
+        if let Some(tail) = self.kept_tail(listed).filter(|t| !with_header || t.header.is_some()) {
+            return Ok(Fetched::New(tail));
+        }
         let (id, size) = (&listed.info.id, listed.info.size);
         let mut tail = if size <= whole_max {
             self.all(id).await?
@@ -194,7 +206,46 @@ impl Files {
             return Err(replaced(id, self.client.url()));
         }
         tail.listed_ms = listed.info.created_at_ms;
+        self.keep(&tail);
         Ok(Fetched::New(tail))
+    }
+
+    /// What the cache directory has of a listed file.
+    fn kept_tail(&self, listed: &Listed) -> Option<Tail> {
+        let KeptIndex { index, header, checksum } = self.kept.as_ref()?.index(listed)?;
+        let (info, tag) = (&listed.info, listed.tag.clone()?);
+        Some(Tail {
+            id: info.id,
+            size: info.size,
+            tag,
+            listed_ms: info.created_at_ms,
+            index,
+            checksum,
+            header,
+            front: None,
+        })
+    }
+
+    /// Keeps the index of a file in the cache directory, off the async threads.
+    fn keep(&self, tail: &Tail) {
+        let Some(kept) = self.kept.clone() else { return };
+        let (id, size, tag) = (tail.id, tail.size, tail.tag.clone());
+        let (index, header, checksum) = (tail.index.clone(), tail.header, tail.checksum);
+        drop(tasks::spawn_blocking(move || {
+            kept.keep_index(&id, size, &tag, &KeptIndex { index, header, checksum });
+        }));
+    }
+
+    /// The chain of a view, for a time without storage; see [`Kept::keep_chain`].
+    pub(crate) fn keep_chain(&self, loaded: &[Loaded], anew: bool) {
+        let Some(kept) = self.kept.clone() else { return };
+        let files: Vec<Arc<RemoteFile>> = loaded.iter().map(|l| Arc::clone(&l.file)).collect();
+        drop(tasks::spawn_blocking(move || kept.keep_chain(files.iter(), anew)));
+    }
+
+    /// The chain that was kept last.
+    pub(crate) fn kept_chain(&self) -> Vec<Listed> {
+        self.kept.as_ref().map(|kept| kept.chain()).unwrap_or_default()
     }
 
     /// A file that was fetched whole, checked in every part.
@@ -203,6 +254,7 @@ impl Files {
     /// `Corrupt` when it is not the valid file `id`.
     pub(crate) fn of_whole(&self, id: &FileId, piece: Piece) -> Result<Loaded> {
         let tail = self.whole(id, piece)?;
+        self.keep(&tail);
         let page_size = tail.header.map_or(0, |header| header.page_size);
         self.remember(Fetched::New(tail), page_size)
     }

@@ -12,7 +12,9 @@
 //! | [`state`] | a view: one state of the database, immutable |
 //! | [`page_cache`] | decoded pages, shared by all connections, bounded by bytes |
 //! | `ranges` | fetched and not decoded yet; one request per chunk of a file |
-//! | `download` | the requests: how many at once, how slow before another is sent |
+//! | `download`, `pace` | the requests: how many at once, how large, how slow before another |
+//! | [`disk_cache`] | what was fetched, kept in a directory, for all processes |
+//! | `kept` | there, too: indexes, and the chain to open without storage |
 //! | `btree`, [`prefetch`] | what is likely to be read next |
 //! | [`fetch`] | a page for a connection: from the cache, a range, or storage |
 //! | [`hydrate`], `hydrate_meta` | a local copy of the newest state, and what it leaves behind |
@@ -24,6 +26,8 @@
 
 mod btree;
 pub(crate) mod build;
+pub(crate) mod disk_cache;
+mod disk_entry;
 mod download;
 pub(crate) mod fetch;
 pub(crate) mod file;
@@ -31,12 +35,16 @@ pub(crate) mod follow;
 pub(crate) mod hydrate;
 mod hydrate_meta;
 pub(crate) mod index;
+mod kept;
 pub(crate) mod load;
+mod pace;
 pub(crate) mod page_cache;
 pub mod page_one;
 mod poll;
 pub(crate) mod prefetch;
 mod ranges;
+#[cfg(test)]
+mod reading_tests;
 mod session;
 mod source;
 mod sources;

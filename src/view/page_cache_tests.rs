@@ -147,6 +147,8 @@ fn cost_of_a_hit() {
     for pgno in 1..=pages {
         add(&cache, key(pgno), PageKind::Other);
     }
+    let mut file = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut file, &vec![1; PAGE * pages as usize]).unwrap();
     let random = SeededRandom::new(3);
     let mut out = vec![0; PAGE];
     let rounds = 2_000_000_u32;
@@ -157,5 +159,11 @@ fn cost_of_a_hit() {
             assert!(cache.read(key(pgno), &mut out));
         }
         println!("{name}: {} ns", start.elapsed().as_nanos() / u128::from(rounds));
+        let start = tasks::now();
+        for n in 0..rounds {
+            let pgno = if name == "random" { random.next_u64() as u32 } else { n } % pages;
+            crate::os::read_at(&file, &mut out, u64::from(pgno) * PAGE as u64).unwrap();
+        }
+        println!("  a local file: {} ns", start.elapsed().as_nanos() / u128::from(rounds));
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 
-use super::build::build;
+use super::build::{build, build_kept};
 use super::follow::Follow;
 use super::source::Source;
 use super::state::View;
@@ -151,10 +151,36 @@ async fn poll(source: &Source, follow: &mut Follow) -> Result<Option<Arc<View>>>
 }
 
 async fn first(source: &Source, follow: &mut Follow) -> Result<Option<Arc<View>>> {
-    let Some(built) = build(&source.files, Target::Latest).await? else { return Ok(None) };
+    let built = match build(&source.files, Target::Latest).await {
+        Err(e) if source.offline && e.kind() == ErrorKind::Transient => {
+            return without_storage(source, follow, e).await;
+        }
+        other => other?,
+    };
+    let Some(built) = built else { return Ok(None) };
+    source.files.keep_chain(&built.loaded, true);
     let view = source.publish(built.view, &built.loaded);
     source.succeeded(built.gap.as_deref(), None);
     *follow = Follow::begin(&built.loaded, built.gap);
+    Ok(Some(view))
+}
+
+/// The last view that the cache directory knows, because of `error`. It was not found to be
+/// the newest, and following begins with a listing.
+async fn without_storage(
+    source: &Source,
+    follow: &mut Follow,
+    error: Error,
+) -> Result<Option<Arc<View>>> {
+    let built = match build_kept(&source.files).await {
+        Ok(Some(built)) => built,
+        Ok(None) => return Err(error.context("nothing was kept to open it offline")),
+        Err(e) => return Err(e.context("what was kept does not open it offline")),
+    };
+    source.failed(&error);
+    let view = source.publish(built.view, &built.loaded);
+    *follow = Follow::begin(&built.loaded, built.gap);
+    follow.distrust();
     Ok(Some(view))
 }
 
@@ -162,6 +188,7 @@ async fn next(source: &Source, follow: &mut Follow, mut view: Arc<View>) -> Resu
     for _ in 0..BURSTS_MAX {
         let found = follow.poll(&source.files, &view, tasks::now()).await?;
         if let Some(newer) = found.view {
+            source.files.keep_chain(&found.loaded, found.restarted.is_some());
             view = source.publish(newer, &found.loaded);
         }
         source.succeeded(found.gap.as_deref(), found.restarted.as_deref());

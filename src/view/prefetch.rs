@@ -21,6 +21,12 @@ const SEARCH_MAX: usize = 1_024;
 const WINDOW_FIRST: u64 = 128 << 10;
 /// Largest window, in bytes as stored.
 pub(super) const WINDOW_MAX: u64 = 8 << 20;
+/// The window is refilled when so much of it (one in ..) was used, in bytes
+/// between these bounds, so that requests follow one another without a pause.
+const STEPS: u64 = 8;
+const STEP_BYTES: (u64, u64) = (64 << 10, 512 << 10);
+/// One page of the level above is fetched ahead for so many bytes of window.
+const PARENT_BYTES: u64 = 512 << 10;
 /// Pages that are offered for fetching at once.
 const OFFER_PAGES: usize = 4_096;
 /// Levels of a b-tree above its leaves that a stream follows.
@@ -292,16 +298,18 @@ impl Stream {
         self.window = (self.window * 2).min(outlook.window_max());
     }
 
-    /// Keeps at least half of the window under way or here.
+    /// Keeps the window under way or here, but for a step.
     fn fetch_ahead(&mut self, outlook: &impl Outlook) {
         if !self.is_confirmed() {
             return;
         }
         self.window = self.window.min(outlook.window_max());
         let ahead: u64 = self.batches.iter().map(|batch| batch.bytes).sum();
-        if ahead > self.window / 2 {
+        let step = (self.window / STEPS).clamp(STEP_BYTES.0, STEP_BYTES.1);
+        if ahead + step > self.window {
             return;
         }
+        self.ask_for_parents(outlook);
         let mut want = self.window - ahead;
         while want > 0 {
             if self.asked >= self.levels[0].len() && !self.extend(outlook) {
@@ -317,6 +325,13 @@ impl Stream {
             self.batches.push_back(asked);
             want = want.saturating_sub(asked.bytes);
         }
+    }
+
+    /// The children of the pages above are known only when these are here.
+    fn ask_for_parents(&mut self, outlook: &impl Outlook) {
+        let Some(parents) = self.levels.get_mut(1) else { return };
+        let count = parents.len().min(1 + (self.window / PARENT_BYTES) as usize);
+        outlook.ask(&parents.make_contiguous()[..count], u64::MAX);
     }
 
     /// Expects more pages; false when there are none, or none are known yet.

@@ -19,7 +19,7 @@ use crate::tasks::{self, AtomicBool, Mutex, Ordering, Signal};
 /// The unit in which files are fetched, in bytes.
 pub(super) const CHUNK_BYTES: u64 = 32 << 10;
 /// Bytes that are kept in any case; more while the page cache has room.
-const KEPT_BYTES: usize = 16 << 20;
+const KEPT_BYTES: usize = 12 << 20;
 /// Bytes whose fate decides how much is fetched ahead.
 const JUDGED_BYTES: u64 = 32 << 20;
 /// So many of them tell nothing.
@@ -89,19 +89,14 @@ impl Range {
         purpose: Purpose,
         content: Content,
     ) -> Option<Range> {
-        let from = file.index.position_from(u64::from(first) * CHUNK_BYTES);
-        let to = file.index.position_from((u64::from(last) + 1) * CHUNK_BYTES);
-        let (start, end) = (file.index.get(from)?, file.index.get(to.checked_sub(1)?)?);
-        if to <= from {
-            return None;
-        }
+        let (positions, offset, len) = chunk_span(file, first, last)?;
         Some(Range {
             file: Arc::clone(file),
             chunks: (first, last),
-            offset: start.offset,
-            len: end.offset + u64::from(end.size) - start.offset,
+            offset,
+            len,
             purpose,
-            frames: (to - from) as u32,
+            frames: positions.len() as u32,
             used: AtomicU32::new(0),
             unread: AtomicBool::new(purpose == Purpose::Ahead),
             spared: AtomicBool::new(false),
@@ -393,8 +388,22 @@ impl Held {
     }
 }
 
+/// The frames of the chunks `first` to `last`: their positions, the offset of the
+/// first byte, and the bytes. None when no frame begins there.
+pub(super) fn chunk_span(
+    file: &RemoteFile,
+    first: u32,
+    last: u32,
+) -> Option<(std::ops::Range<usize>, u64, u64)> {
+    let from = file.index.position_from(u64::from(first) * CHUNK_BYTES);
+    let to = file.index.position_from((u64::from(last) + 1) * CHUNK_BYTES);
+    let (start, end) = (file.index.get(from)?, file.index.get(to.checked_sub(1)?)?);
+    let len = (end.offset + u64::from(end.size)).checked_sub(start.offset)?;
+    (from < to).then_some((from..to, start.offset, len))
+}
+
 /// The chunks of `file` of which every frame lies in the `len` bytes from `offset`.
-fn whole_chunks(file: &RemoteFile, offset: u64, len: u64) -> Option<(u32, u32)> {
+pub(super) fn whole_chunks(file: &RemoteFile, offset: u64, len: u64) -> Option<(u32, u32)> {
     let index = &file.index;
     let end = offset.checked_add(len)?;
     let mut first = chunk_of(offset);

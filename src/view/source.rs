@@ -34,6 +34,8 @@ pub(crate) struct Source {
     pub(crate) files: Files,
     pub(crate) fetcher: Fetcher,
     pub(crate) poll_interval: Duration,
+    /// May show what is kept when storage does not answer at the beginning.
+    pub(crate) offline: bool,
     cache: Arc<PageCache>,
     counts: Arc<RequestCounts>,
     log: Arc<dyn Log>,
@@ -135,6 +137,8 @@ pub(crate) struct Parts {
     pub(crate) files: Files,
     pub(crate) fetcher: Fetcher,
     pub(crate) poll_interval: Duration,
+    /// May show what is kept when storage does not answer at the beginning.
+    pub(crate) offline: bool,
     pub(crate) cache: Arc<PageCache>,
     pub(crate) counts: Arc<RequestCounts>,
     pub(crate) log: Arc<dyn Log>,
@@ -152,7 +156,8 @@ impl fmt::Debug for Source {
 impl Source {
     /// A source with its poller, which does nothing before it is told to.
     pub(crate) fn start(parts: Parts) -> Arc<Source> {
-        let Parts { files, fetcher, poll_interval, cache, counts, log, runtime, copy } = parts;
+        let Parts { files, fetcher, poll_interval, offline, cache, counts, log, runtime, copy } =
+            parts;
         let (copy, copy_problem) = match copy {
             Ok(copy) => (copy, None),
             Err(e) => (None, Some(e.to_string())),
@@ -162,6 +167,7 @@ impl Source {
             files,
             fetcher,
             poll_interval,
+            offline,
             cache,
             counts,
             log,

@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::disk_cache::DiskCache;
 use super::fetch::Fetcher;
 use super::hydrate::{Hydrate, Hydration};
 use super::load::Files;
@@ -101,6 +102,7 @@ pub struct Sources {
 struct Registry {
     sources: Vec<Open>,
     caches: BTreeMap<u64, Weak<PageCache>>,
+    disks: Vec<Weak<DiskCache>>,
     runtime: Option<Runtime>,
 }
 
@@ -174,9 +176,9 @@ impl Sources {
         options: &SourceOptions,
         client: impl FnOnce() -> Result<Arc<dyn ReplicaClient>>,
     ) -> Result<Arc<Source>> {
-        if options.offline || options.cache_dir.is_some() {
-            let text = "cache_dir and offline are not supported by this version";
-            return Err(Error::new(ErrorKind::Unsupported, text));
+        if options.offline && options.cache_dir.is_none() {
+            let text = "offline needs cache_dir, where what was read is kept";
+            return Err(Error::new(ErrorKind::InvalidInput, text));
         }
         let shared = options.shared();
         let mut registry = tasks::lock(&self.registry);
@@ -187,7 +189,11 @@ impl Sources {
         let client = client()?;
         let runtime = registry.runtime()?;
         let cache = registry.cache(options.cache_bytes_max);
-        let source = self.start(options, client, runtime, cache);
+        let disk = options
+            .cache_dir
+            .as_ref()
+            .map(|dir| registry.disk(dir, options.cache_dir_bytes_max, &self.log));
+        let source = self.start(options, client, runtime, cache, disk);
         registry.sources.push(Open { options: shared, source: Arc::clone(&source), sessions: 1 });
         Ok(source)
     }
@@ -198,17 +204,21 @@ impl Sources {
         client: Arc<dyn ReplicaClient>,
         runtime: Handle,
         cache: Arc<PageCache>,
+        disk: Option<Arc<DiskCache>>,
     ) -> Arc<Source> {
         let counts = Arc::new(RequestCounts::default());
         let client: Arc<dyn ReplicaClient> =
             Arc::new(CountingClient::new(client, Arc::clone(&counts)));
         let copy = Hydration::open(&options.hydrate, client.url());
         let retrier = Retrier { policy: RETRIES, clock: tasks::clock(), random: tasks::random() };
+        let fetcher =
+            Fetcher::new(Arc::clone(&client), runtime.clone(), Arc::clone(&cache), disk.clone());
         Source::start(Parts {
-            fetcher: Fetcher::new(Arc::clone(&client), runtime.clone(), Arc::clone(&cache)),
+            fetcher,
             cache,
-            files: Files::new(client, retrier),
+            files: Files::new(client, retrier, disk),
             poll_interval: options.poll_interval,
+            offline: options.offline,
             counts,
             log: Arc::clone(&self.log),
             runtime,
@@ -257,6 +267,17 @@ impl Registry {
         let cache = Arc::new(PageCache::new(usize::try_from(bytes).unwrap_or(usize::MAX)));
         self.caches.insert(bytes, Arc::downgrade(&cache));
         cache
+    }
+
+    /// The cache in `dir`; of several bounds the first one counts.
+    fn disk(&mut self, dir: &Path, bytes: u64, log: &Arc<dyn Log>) -> Arc<DiskCache> {
+        self.disks.retain(|disk| disk.strong_count() > 0);
+        let open = self.disks.iter().filter_map(Weak::upgrade).find(|disk| disk.dir() == dir);
+        open.unwrap_or_else(|| {
+            let disk = Arc::new(DiskCache::open(dir, bytes, Arc::clone(log)));
+            self.disks.push(Arc::downgrade(&disk));
+            disk
+        })
     }
 }
 

@@ -68,6 +68,10 @@ impl Storage {
         tasks::lock(&self.files).remove(id);
     }
 
+    pub(super) fn put_back(&self, file: &RemoteFile, bytes: Bytes) {
+        tasks::lock(&self.files).insert(file.id, (bytes, file.tag.clone()));
+    }
+
     /// Stores a file with `pages` and reads its index.
     pub(super) fn add(&self, txid: u64, pages: &BTreeMap<Pgno, Vec<u8>>) -> Arc<RemoteFile> {
         let page_size = pages.values().next().map_or(512, Vec::len) as u32;

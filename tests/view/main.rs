@@ -11,6 +11,7 @@ mod common;
 #[path = "../replica_client/services.rs"]
 mod services;
 
+mod disk;
 mod faults;
 mod follow;
 mod random;
