@@ -268,6 +268,50 @@ class Faults(S3Case):
         last = self.ask(reader, "end")
         self.assertEqual((last["last"], last["error"]), (2001, None))
 
+    def test_closing_does_not_wait_for_storage(self):
+        reader = self.start(BASE + """
+            db.close()
+            readers = [replica(**PARAMS, poll_interval="5ms"),
+                       replica(**PARAMS, poll_interval="5ms", hydration_enabled="true")]
+            say(first=[count(r) for r in readers])
+            sys.stdin.readline()
+            time.sleep(0.1)
+            for r in readers:
+                r.close()
+            say(closed=True, threads=len(os.listdir("/proc/self/task")))
+        """)
+        self.assertEqual(child.hear(reader), {"first": [2000, 2000]})
+        self.server.hang()
+        try:
+            said = self.ask(reader, "close")
+        finally:
+            self.server.resume()
+        self.assertEqual(said, {"closed": True, "threads": 1})
+
+    def test_a_read_that_storage_does_not_answer_ends_with_an_error(self):
+        reader = self.start(BASE + """
+            db.execute("CREATE TABLE big(v)")
+            db.executemany("INSERT INTO big VALUES(?)", [(os.urandom(900),) for _ in range(5000)])
+            sync(db)
+            db.close()
+            r = replica(**PARAMS, poll_interval="1h", cache_size="64KiB", timeout=0.1)
+            r.execute("PRAGMA cache_size=0")
+            say(tables=scalar(r, "SELECT count(*) FROM sqlite_master"))
+            sys.stdin.readline()
+            error = host_error(lambda: scalar(r, "SELECT sum(length(v)) FROM big"))
+            say(error=error, last=scalar(r, "SELECT litestream_last_error()"))
+            sys.stdin.readline()
+            say(sum=scalar(r, "SELECT sum(length(v)) FROM big"))
+        """)
+        self.assertEqual(child.hear(reader), {"tables": 2})
+        self.server.stop()
+        try:
+            said = self.ask(reader, "read")
+        finally:
+            self.server.start()
+        self.assertIn(self.replica.prefix, said["last"])
+        self.assertEqual(self.ask(reader, "read"), {"sum": 4500000})
+
     @staticmethod
     def ask(process, word):
         process.stdin.write(word + "\n")
