@@ -10,6 +10,7 @@ pub mod restore;
 pub mod rng;
 pub mod run;
 pub mod storage;
+pub mod watch;
 pub mod workload;
 pub mod world;
 

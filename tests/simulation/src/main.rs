@@ -7,11 +7,14 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use litestream_simulation::run::{Plan, Report, run};
+use litestream_simulation::watch::watch;
 
 /// Commits of a seed unless told otherwise.
 const COMMITS: u64 = 2_000;
 /// Processes that run seeds side by side.
 const WORKERS: u64 = 2;
+/// Real time that a seed may take: far more than any has needed on a loaded machine.
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
@@ -49,6 +52,10 @@ fn summary(report: &Report) -> String {
 
 fn one(seed: u64, commits: u64) -> ExitCode {
     litestream_simulation::install();
+    limit(|seed, story| {
+        story.iter().for_each(|line| say(line));
+        say(&endless(seed));
+    });
     let report = run(&Plan::new(seed, commits));
     report.story.iter().for_each(|line| say(line));
     say(&format!("faults {:?}", report.faults));
@@ -56,17 +63,40 @@ fn one(seed: u64, commits: u64) -> ExitCode {
     if report.failure.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Ends this process with a seed that takes longer than [`LIMIT`], which `late` tells.
+fn limit(late: impl Fn(u64, &[String]) + Send + 'static) {
+    let watched = watch(LIMIT, move |seed, story| {
+        late(seed, &story);
+        std::process::exit(71);
+    });
+    if let Err(e) = watched {
+        say(&format!("cannot watch for seeds that do not end: {e}"));
+    }
+}
+
+fn endless(seed: u64) -> String {
+    format!("seed {seed} FAILED: it has not ended after {} s", LIMIT.as_secs())
+}
+
+/// The directory may be missing: then the seed has to be run again.
+fn keep_story(seed: u64, story: &[String]) {
+    let _ = std::fs::write(story_path(seed), story.join("\n"));
+}
+
 /// Runs every [`WORKERS`]th seed; a line for each.
 fn work(first: u64, seconds: u64) -> ExitCode {
     litestream_simulation::install();
+    limit(|seed, story| {
+        keep_story(seed, story);
+        say(&endless(seed));
+    });
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut seed = first;
     while Instant::now() < end {
         say(&format!("begins {seed}"));
         let report = run(&Plan::new(seed, COMMITS));
         if report.failure.is_some() {
-            // The directory may be missing: then the seed has to be run again.
-            let _ = std::fs::write(story_path(seed), report.story.join("\n"));
+            keep_story(seed, &report.story);
         }
         say(&summary(&report));
         seed += WORKERS;
@@ -114,13 +144,15 @@ fn start(first: u64, seconds: u64) -> std::io::Result<Child> {
     Command::new(program).args(["work", &first, &seconds]).stdout(Stdio::piped()).spawn()
 }
 
-/// Reads what a worker says; a worker that ends within a seed failed in it.
-fn follow(child: &mut Child, totals: &std::sync::Mutex<Totals>) {
-    let Some(out) = child.stdout.take() else { return };
-    let mut begun = None;
+/// Reads what a worker says; a worker that ends within a seed failed in it. The
+/// last seed that it began.
+fn follow(child: &mut Child, totals: &std::sync::Mutex<Totals>) -> Option<u64> {
+    let out = child.stdout.take()?;
+    let (mut begun, mut last) = (None, None);
     for line in BufReader::new(out).lines().map_while(Result::ok) {
         if let Some(seed) = line.strip_prefix("begins ") {
-            begun = Some(seed.to_owned());
+            last = seed.parse().ok();
+            begun = last;
             continue;
         }
         begun = None;
@@ -133,7 +165,27 @@ fn follow(child: &mut Child, totals: &std::sync::Mutex<Totals>) {
     }
     let _ = child.wait();
     if let (Some(seed), Ok(mut totals)) = (begun, totals.lock()) {
-        totals.failures.push(format!("seed {seed} FAILED: the process ended"));
+        totals.add(&format!("seed {seed} FAILED: the process ended"));
+    }
+    last
+}
+
+/// Has seeds from `first` on run until `end`, by one worker after another: one
+/// that failed by ending is replaced.
+fn keep_working(first: u64, end: Instant, totals: &std::sync::Mutex<Totals>) {
+    let mut next = first;
+    loop {
+        let left = end.saturating_duration_since(Instant::now()).as_secs();
+        if left == 0 {
+            return;
+        }
+        match start(next, left) {
+            Ok(mut child) => match follow(&mut child, totals) {
+                Some(last) => next = last + WORKERS,
+                None => return say("a worker ended before its first seed"),
+            },
+            Err(e) => return say(&format!("cannot start a worker: {e}")),
+        }
     }
 }
 
@@ -143,14 +195,12 @@ fn torture(seconds: u64, first: Option<u64>) -> ExitCode {
         now.map_or(1, |d| d.as_secs() * 1000)
     };
     let first = first.unwrap_or_else(from_time);
+    let end = Instant::now() + Duration::from_secs(seconds);
     let totals = std::sync::Mutex::new(Totals::default());
     std::thread::scope(|scope| {
         for n in 0..WORKERS {
             let totals = &totals;
-            scope.spawn(move || match start(first + n, seconds) {
-                Ok(mut child) => follow(&mut child, totals),
-                Err(e) => say(&format!("cannot start a worker: {e}")),
-            });
+            scope.spawn(move || keep_working(first + n, end, totals));
         }
     });
     let Ok(totals) = totals.into_inner() else { return ExitCode::FAILURE };

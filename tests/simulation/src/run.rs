@@ -234,6 +234,7 @@ pub fn run(plan: &Plan) -> Report {
     storage.faults = plan.storage;
     let world = World::new(plan.seed, pace, storage, Oracle::new(DATABASE));
     world.enter();
+    crate::watch::begin(plan.seed, &world);
     world.tell(&format!("seed {}: {plan:?} {pace:?} latency {latency} us", plan.seed));
     let mut driver = Driver {
         world: Arc::clone(&world),
@@ -243,7 +244,9 @@ pub fn run(plan: &Plan) -> Report {
         faults: BTreeMap::new(),
     };
     driver.run();
-    driver.finish()
+    let report = driver.finish();
+    crate::watch::end();
+    report
 }
 
 impl Driver {
