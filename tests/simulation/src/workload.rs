@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use crate::rng::Rng;
 use crate::run::Plan;
@@ -182,6 +182,7 @@ impl Session {
             80..90 => ("checkpoint", self.checkpoint(db)),
             90..92 => ("vacuum", self.vacuum(db)),
             92..95 if self.with_library => return self.sync(db),
+            97..99 => ("flag", self.flag(db)),
             95..97 if self.plan.journals => ("journal mode", self.journal_mode(db)),
             _ => ("small", self.small(db)),
         };
@@ -244,6 +245,23 @@ impl Session {
         let id = self.rng.range(1, 40) as i64;
         db.execute("INSERT OR REPLACE INTO t(id, k, v) VALUES(?, ?, ?)", params![id, id, v])?;
         self.committed();
+        Ok(())
+    }
+
+    /// A row that goes back to what it was: but for page 1 outside WAL mode, the
+    /// pages are then byte for byte those of before.
+    fn flag(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        let set = "UPDATE t SET k = ? WHERE id = (SELECT min(id) FROM t)";
+        let was: Option<i64> = db
+            .query_row("SELECT k FROM t WHERE id = (SELECT min(id) FROM t)", [], |r| r.get(0))
+            .optional()?
+            .flatten();
+        for k in [Some(-1), was] {
+            db.execute(set, params![k])?;
+            self.committed();
+            let us = self.rng.range(0, self.plan.think_us_max.max(1) * 8);
+            self.world.sleep(Duration::from_micros(us));
+        }
         Ok(())
     }
 
