@@ -31,8 +31,8 @@ use crate::replica_client::{FileId, FileInfo, Listed, ReplicaClient, SNAPSHOT_LE
 
 /// After so many polls in a row without a new file one listing is asked for.
 const MISSES_MAX: u32 = 15;
-/// Every so many of these listings all levels are listed.
-const SHORT_LISTS_MAX: u32 = 100;
+/// The levels beside 1 that take turns in these listings.
+const OTHER_LEVELS: [u8; 9] = [0, 2, 3, 4, 5, 6, 7, 8, 9];
 /// After a longer pause between polls all levels are listed.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// New files taken by one poll.
@@ -202,23 +202,25 @@ impl Follow {
         }
     }
 
-    /// One listing that tells whether the end of the chain is what it was.
+    /// One listing: of the end of the chain, which tells whether it is what it
+    /// was, or of another level, where something may have been put past the name
+    /// that is asked for.
     async fn list_shortly(&mut self, files: &Files, view: &View) -> Result<Found> {
-        if self.short_lists >= SHORT_LISTS_MAX {
-            return self.list(files, view).await;
-        }
+        let turn = self.short_lists;
         let anchor = self.anchor.clone().filter(|anchor| anchor.1 == view.txid());
         let end = anchor.map_or_else(|| End::of(view.newest()), |anchor| anchor.0);
-        let listed = list_from(files, end.id.level, end.id.min).await?;
-        let goes_on = |files: &[Listed]| files.iter().any(|f| f.info.id.max > view.txid());
-        if !end.is_in(&listed) || goes_on(&listed) {
-            return self.list(files, view).await;
-        }
-        if end.id.level > 0 && goes_on(&list_from(files, 0, view.txid().next()).await?) {
+        let (level, seek) = match other_level(turn) {
+            None => (end.id.level, end.id.min),
+            Some(0) => (0, view.txid().next()),
+            Some(level) => (level, Txid::NONE),
+        };
+        let listed = list_from(files, level, seek).await?;
+        let has_end = other_level(turn).is_some() || end.is_in(&listed);
+        if !has_end || listed.iter().any(|f| f.info.id.max > view.txid()) {
             return self.list(files, view).await;
         }
         self.misses = 0;
-        self.short_lists += 1;
+        self.short_lists = turn.wrapping_add(1);
         Ok(Found::nothing(self.gap.clone()))
     }
 
@@ -336,6 +338,16 @@ impl Follow {
         let txid = built.view.txid();
         let text = format!("the chain was begun anew ({why}); it is at transaction {txid} now");
         Ok(found(built, Some(text)))
+    }
+}
+
+/// The level that the `turn`th single listing is for; none for the chain's end,
+/// which has every second turn. Level 1 has half of the others.
+fn other_level(turn: u32) -> Option<u8> {
+    match turn % 4 {
+        0 | 2 => None,
+        1 => Some(1),
+        _ => Some(OTHER_LEVELS[(turn / 4) as usize % OTHER_LEVELS.len()]),
     }
 }
 

@@ -202,6 +202,23 @@ fn a_chain_that_is_begun_anew_is_told() {
     assert_eq!(session.status().restarts, 1);
 }
 
+/// Not where the next transaction is asked for, and not behind a gap either.
+#[test]
+fn what_is_only_in_merged_files_is_found_while_the_end_is_still_there() {
+    let (replica, states) = (Replica::new(), database_states());
+    (1..=4).for_each(|n| put(&replica, &states, 0, n, n));
+    let mut session = Reader::new().open(&replica);
+    put(&replica, &states, 1, 2, 6);
+    assert!((0..100).any(|_| session.refresh().unwrap() == Txid(6)));
+    assert!(image(&mut session).unwrap() == states[5]);
+    // Also at the level that is looked at least.
+    let mut late = states.clone();
+    late.push(noise(9, 30, PS));
+    put(&replica, &late, 7, 5, 7);
+    assert!((0..1_000).any(|_| session.refresh().unwrap() == Txid(7)));
+    assert!(image(&mut session).unwrap() == late[6]);
+}
+
 /// As long as the one before, with the same names, and found after the newest
 /// file had been merged.
 #[test]
@@ -215,7 +232,7 @@ fn a_new_chain_with_the_same_names_is_found_within_a_few_polls() {
     let others = history(4);
     remove(&replica, 1, 1, 4);
     replica.put_snapshot(1, 4, &others[3], 512);
-    let found = (0..20).any(|_| {
+    let found = (0..40).any(|_| {
         let _ = session.refresh();
         session.page_size() == 512
     });
@@ -251,12 +268,12 @@ fn an_idle_hour_costs_a_request_a_second() {
         (after.get - before.get, after.list - before.list)
     };
     let (gets, lists) = cost_of_an_hour();
-    assert!(gets <= 3_600 && gets + lists <= 3_660, "{gets} GETs, {lists} listings");
+    assert!(gets + lists <= 3_600, "{gets} GETs, {lists} listings");
     // The same after the newest file was merged and deleted.
     put(&replica, &states, 1, 1, 3);
     (1..=3).for_each(|n| remove(&replica, 0, n, n));
     let (gets, lists) = cost_of_an_hour();
-    assert!(gets <= 3_600 && gets + lists <= 3_900, "{gets} GETs, {lists} listings");
+    assert!(gets + lists <= 3_620, "{gets} GETs, {lists} listings");
 }
 
 #[test]
