@@ -1,9 +1,11 @@
 """Damaged, cut, replaced and missing files: an error with its reason, never a wrong row."""
 
+import json
+import shutil
 import unittest
 
 from base import HostCase
-from lab import child
+from lab import child, paths
 
 FILL = child.Part("""
     db = connect(PATH, **PARAMS)
@@ -104,13 +106,6 @@ class Damage(HostCase):
         away.rename(here)
         self.settle(reader)
 
-    def test_r_32_a_file_that_retention_deletes_is_replaced_by_others(self):
-        reader = self.open_reader()
-        if len(self.replica.names(9)) == 0:
-            self.skipTest("there is no second copy of the pages")
-        self.big.unlink()
-        self.settle(reader)
-
     def test_a_damaged_file_fails_the_open(self):
         for damage in (b"", self.good[:50], self.good[:-1], self.good[:100] + bytes(200)):
             with self.subTest(len(damage)):
@@ -141,6 +136,37 @@ class Damage(HostCase):
             if said["rows"] is not None:
                 self.assertEqual(said["rows"], WHOLE)
         self.assertIsNotNone(said)
+
+
+class Retention(HostCase):
+    """Litestream's levels, of which retention takes the lower ones away."""
+
+    def test_r_32_files_that_retention_deletes_under_a_reader_are_replaced_by_others(self):
+        source = paths.ROOT / "tests/data/interop/v0.5.17-levels"
+        shutil.copytree(source, self.replica.directory)
+        manifest = json.loads((source.parent / "manifest.json").read_text())
+        wanted = next(e["dump_sha256"] for e in manifest if e["name"] == source.name)
+        reader = self.start("""
+            import hashlib
+            r = replica(**PARAMS, poll_interval="1h", cache_size="64KiB")
+            r.execute("PRAGMA cache_size=0")
+            say(txid=scalar(r, "SELECT litestream_txid()"))
+            sys.stdin.readline()
+            sha = hashlib.sha256()
+            for line in r.iterdump():
+                sha.update(line.encode("utf-8", "surrogateescape") + b"\\n")
+            say(dump=sha.hexdigest(), txid=scalar(r, "SELECT litestream_txid()"))
+        """)
+        txid = child.hear(reader)["txid"]
+        gone = 0
+        for level in range(3):
+            higher = [n for l in range(level + 1, 9) for n in self.replica.names(l)]
+            for low, high in self.replica.names(level):
+                if any(a <= low and high <= b for a, b in higher):
+                    self.replica.file(low, high, level).unlink()
+                    gone += 1
+        self.assertGreater(gone, 0)
+        self.assertEqual(Damage.look(reader), {"dump": wanted, "txid": txid})
 
 
 if __name__ == "__main__":
