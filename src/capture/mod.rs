@@ -564,9 +564,9 @@ impl Capture {
                 ));
             }
         };
-        let begins = found.is_none() && self.announced.is_some();
-        // Without a WAL the file alone is the state, and its times will prove it.
-        let clean = if found.is_none() && !begins { self.clean_mark()? } else { None };
+        // Without a WAL the file alone is the state, and its times will prove it; also
+        // when the header that is announced fails to be written.
+        let clean = if found.is_none() { self.clean_mark()? } else { None };
         let (dropped, unrecorded) = (self.drop_segment(), self.unrecorded.take());
         self.begun += 1;
         self.position.following = true;

@@ -124,6 +124,26 @@ fn a_new_wal_is_recorded_only_from_its_proven_end() {
     wal.commit(1, 1);
 }
 
+/// The write of a WAL's header failed, so there is none: each repair was followed
+/// by another gap for as long as nothing was committed.
+#[test]
+fn a_header_that_was_announced_and_not_written_is_no_gap() {
+    let tmp = tempfile::tempdir().unwrap();
+    let place = place(tmp.path());
+    let (_, mut a, _) = two(&place);
+    acquire(&mut a).mark_clean().unwrap();
+    std::fs::write(&place.wal_path, b"").unwrap();
+    a.release_wal();
+    assert_eq!(a.expect_generation([8, 2]).unwrap(), Outcome::UpToDate);
+    a.declare_gap(Gap::CaptureFailed).unwrap();
+    a.follow_from(&header([8, 2], 0), Txid(0), Txid(6)).unwrap();
+    assert_eq!(a.capture_to(end([8, 2], 0)).unwrap(), Outcome::UpToDate);
+    assert_eq!(a.expect_generation([9, 3]).unwrap(), Outcome::UpToDate);
+    Wal::new([9, 3]).commit(2, 8).write(&place.wal_path);
+    assert_eq!(a.capture_to(end([9, 3], 1)).unwrap(), Outcome::UpToDate);
+    assert_eq!(pages(&a.seal(9).unwrap().unwrap()), [(2, 8)]);
+}
+
 #[test]
 fn the_first_wal_after_a_clean_state_is_captured_whoever_wrote_it() {
     let tmp = tempfile::tempdir().unwrap();
