@@ -16,10 +16,12 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// How long a repair has to wait still.
-    pub(crate) fn wait(&self, now: Instant) -> Duration {
+    /// How long a repair has to wait still, for a pause of at most `longest`.
+    pub(crate) fn wait(&self, now: Instant, longest: Duration) -> Duration {
         match self.last {
-            Some(last) => self.pause.saturating_sub(now.saturating_duration_since(last)),
+            Some(last) => {
+                self.pause.min(longest).saturating_sub(now.saturating_duration_since(last))
+            }
             None => Duration::ZERO,
         }
     }
@@ -42,7 +44,7 @@ mod tests {
         let start = Instant::now();
         let (mut pace, mut now, mut repairs) = (Pace::default(), start, 0);
         while now < start + Duration::from_secs(1800) {
-            now += pace.wait(now);
+            now += pace.wait(now, Duration::MAX);
             pace.done(now);
             repairs += 1;
             now += Duration::from_millis(10);
@@ -50,6 +52,19 @@ mod tests {
         assert!(repairs < 40, "{repairs} full copies in half an hour");
         now += QUIET * 2;
         pace.done(now);
-        assert_eq!(pace.wait(now), PAUSES.0);
+        assert_eq!(pace.wait(now, Duration::MAX), PAUSES.0);
+    }
+
+    /// A gap that came again after each repair kept a processor busy at a close.
+    #[test]
+    fn repairs_wait_at_a_close_too() {
+        let (mut pace, now, longest) =
+            (Pace::default(), Instant::now(), Duration::from_millis(250));
+        assert_eq!(pace.wait(now, longest), Duration::ZERO);
+        for _ in 0..5 {
+            pace.done(now);
+            assert_eq!(pace.wait(now, longest), longest);
+        }
+        assert_eq!(pace.wait(now + longest, longest), Duration::ZERO);
     }
 }

@@ -24,6 +24,9 @@ use crate::{bookkeeping, growth, history, sibling, snapshot, tasks};
 
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// Longest pause between repairs while the database is being closed: nobody knows
+/// yet whether a gap that comes again at once ever ends.
+const CLOSE_PAUSE: Duration = Duration::from_millis(250);
 /// How long the connection to storage is kept after the last upload.
 const LINGER: Duration = Duration::from_secs(2);
 /// How often the commits that other processes captured are looked for at most.
@@ -254,9 +257,10 @@ async fn step(db: &Arc<Db>) -> Result<Step> {
         return Ok(Step::Progress);
     }
     if let Some(gap) = gap {
-        let pause = lock(&db.pace).wait(tasks::now());
+        let now = tasks::now();
         let closing = db.closing.load(Ordering::Acquire);
-        if gap.is_repair() && !pause.is_zero() && !closing {
+        let pause = lock(&db.pace).wait(now, if closing { CLOSE_PAUSE } else { Duration::MAX });
+        if gap.is_repair() && !pause.is_zero() {
             return Ok(Step::Wait(pause));
         }
         return Ok(if snapshot::take(db).await? {
