@@ -292,6 +292,31 @@ fn sessions_that_come_and_go_do_not_hold_polls_back() {
 }
 
 #[test]
+fn a_thousand_sessions_cost_what_one_costs() {
+    let (replica, states) = (Replica::new(), database_states());
+    (1..=5).for_each(|n| put(&replica, &states, 0, n, n));
+    let reader = Reader::new();
+    let mut sessions: Vec<_> = (0..1_000).map(|_| reader.open(&replica)).collect();
+    let opened = sessions[0].status().requests;
+    assert!(opened.list == 10 && opened.get <= 6, "{opened:?}");
+    std::thread::scope(|scope| {
+        for part in sessions.chunks_mut(125) {
+            let state = &states[4];
+            scope.spawn(move || {
+                for session in part {
+                    assert!(image(session).unwrap() == *state);
+                }
+            });
+        }
+    });
+    let read = sessions[0].status().requests;
+    assert!(read.list == 10 && read.get < 100, "{read:?}");
+    put(&replica, &states, 0, 6, 6);
+    sessions[0].refresh().unwrap();
+    assert!(sessions.iter().all(|session| session.txid() == Txid(6)));
+}
+
+#[test]
 fn many_threads_share_one_poller() {
     let (replica, states) = (Replica::new(), database_states());
     replica.put_snapshot(0, 1, &states[0], PS);
