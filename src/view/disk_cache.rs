@@ -155,6 +155,11 @@ impl DiskCache {
         None
     }
 
+    /// Does not find what is kept under `key` and `part` any more: it was of no use.
+    pub(crate) fn distrust(&self, key: DiskKey, part: u32) {
+        tasks::lock(&self.state).found.remove(&(key, part));
+    }
+
     fn locate(&self, key: DiskKey, part: u32) -> Option<(Place, Arc<File>)> {
         let mut state = tasks::lock(&self.state);
         if !state.found.contains_key(&(key, part)) {

@@ -154,6 +154,14 @@ impl Downloads {
         (bytes.len() as u64 == range.len).then(|| Bytes::from(bytes))
     }
 
+    /// A chunk has a damaged frame: the next one who wants it asks storage.
+    pub(super) fn distrust(&self, range: &Arc<Range>, chunk: u32) {
+        self.ranges.discard(range);
+        if let Some(disk) = &self.disk {
+            disk.distrust(self.disk_key(&range.file), chunk);
+        }
+    }
+
     /// Keeps the whole chunks in `bytes`, which are of `file` from `offset` on,
     /// on the disk, if that keeps up.
     pub(super) fn save(self: &Arc<Self>, file: &Arc<RemoteFile>, offset: u64, bytes: Bytes) {

@@ -201,7 +201,7 @@ impl Fetcher {
             Ok(found) => Error::new(ErrorKind::Corrupt, format!("page {found} is in its place")),
             Err(e) => e,
         };
-        self.downloads.ranges.discard(range);
+        self.downloads.distrust(range, chunk_of(frame.offset));
         let (pgno, url) = (frame.pgno, self.downloads.url());
         Err(problem.context(format_args!("page {pgno} in {} at {url}", file.id)))
     }

@@ -347,3 +347,18 @@ fn garbled_answers_do_not_get_to_the_disk() {
     let kept = crate::os::list_dir(dir.path()).unwrap();
     assert!(kept.iter().all(|file| file.size == 0), "{kept:?}");
 }
+
+#[test]
+fn a_wrong_chunk_on_the_disk_is_fetched_from_storage() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = reopened(&World::new(leaves(100, PAGE), 1 << 20), dir.path());
+    let file = world.view.index().get(50).unwrap().0.clone();
+    let chunk = chunk_of(file.index.get(49).unwrap().offset);
+    let (_, _, len) = crate::view::ranges::chunk_span(&file, chunk, chunk).unwrap();
+    // Complete, with a checksum that is right, and not what it should be.
+    let key = crate::view::download::file_key("memory://storage", &file);
+    let disk = DiskCache::open(dir.path(), 64 << 20, Arc::new(crate::log::NoLog));
+    disk.put(key, &[(chunk, &vec![1; len as usize])], i64::MAX);
+    world.read(50, &mut Readahead::default()).unwrap();
+    assert_eq!(world.storage.requests(), 1);
+}
