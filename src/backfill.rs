@@ -18,7 +18,7 @@ use crate::pages::{Pages, page_size_of};
 use crate::restore::PageSet;
 use crate::sibling::Sibling;
 use crate::snapshot::in_wal_mode;
-use crate::{shipped, sibling, tasks};
+use crate::{history, shipped, sibling, tasks};
 
 /// Bytes that are copied between two looks at the capture state: what a commit
 /// may have to wait for is the appending of this much to the page cache.
@@ -97,7 +97,7 @@ impl Gathering<'_> {
         let deadline = tasks::now() + PATIENCE;
         loop {
             let mut guard = self.db.capture();
-            let Some(capture) = guard.as_mut() else { return Ok(None) };
+            let Some(capture) = guard.as_mut() else { return Err(history::not_now(self.db)) };
             if let Some(under_way) = capture.backfill() {
                 return Ok(Some(under_way));
             }

@@ -231,11 +231,10 @@ pub(crate) fn with_capture<T>(db: &Db, work: impl FnOnce(&mut Capture) -> Result
     }
 }
 
-fn not_now(db: &Db) -> Error {
-    Error::new(
-        ErrorKind::Transient,
-        format!("{} is being captured by another process", db.path.display()),
-    )
+/// The capture state could not be had: another process captures, or its record
+/// cannot be read or written.
+pub(crate) fn not_now(db: &Db) -> Error {
+    Error::new(ErrorKind::Transient, format!("{} cannot be captured just now", db.path.display()))
 }
 
 fn drop_pending(db: &Arc<Db>) -> Result<()> {

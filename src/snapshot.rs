@@ -55,6 +55,8 @@ enum State {
     Still(Box<Begun>),
     /// That of a database which can only be gathered while it changes.
     Moving(Option<Box<Ledger>>),
+    /// The capture state could not be had just now.
+    Busy,
     /// The database is empty, or nothing is due.
     None,
 }
@@ -64,6 +66,8 @@ enum Followed {
     From(Box<(Pages, Header, Gap)>),
     /// The database cannot be held still.
     Moving,
+    /// The capture state could not be had just now.
+    Busy,
     /// The database is empty, or nothing is due.
     Not,
 }
@@ -89,6 +93,9 @@ pub(crate) async fn take(db: &Arc<Db>) -> Result<bool> {
     let Begun { header, reason, content, compared, pages } = match begun {
         State::Still(begun) => *begun,
         State::Moving(ledger) => return gather(db, changes, ledger.map(|l| *l)).await,
+        // A failure: as something that is not due it would never be tried again, or
+        // without a pause.
+        State::Busy => return Err(history::not_now(db)),
         State::None => {
             db.counters.pointless(changes);
             return Ok(false);
@@ -293,6 +300,7 @@ fn begin(db: &Arc<Db>, ledger: Option<Ledger>) -> Result<State> {
     let (pages, header, reason) = match follow(db)? {
         Followed::From(from) => *from,
         Followed::Moving => return Ok(State::Moving(ledger.map(Box::new))),
+        Followed::Busy => return Ok(State::Busy),
         Followed::Not => return Ok(State::None),
     };
     let all = {
@@ -335,7 +343,10 @@ fn follow(db: &Arc<Db>) -> Result<Followed> {
         return Ok(Followed::Moving);
     }
     let mut guard = db.capture();
-    let Some(capture) = guard.as_mut() else { return Ok(Followed::Not) };
+    let Some(capture) = guard.as_mut() else {
+        let over = db.has_let_go() || db.has_retired();
+        return Ok(if over { Followed::Not } else { Followed::Busy });
+    };
     history::reclaim(db, capture)?;
     let Some(reason) = capture.gap() else { return Ok(Followed::Not) };
     let open_elsewhere = Pages::at_rest(db)?.is_none();
