@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::capture::Gap;
 use crate::capture::segment::Segment;
-use crate::db::{Db, History, Pending, SEALED_MAX, lock};
+use crate::db::{Db, History, Pending, SEALED_MAX, Ship, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Level;
 use crate::ltx::{Encoder, HEADER_SIZE, Header, PageForm, Txid};
@@ -250,7 +250,14 @@ async fn step(db: &Arc<Db>) -> Result<Step> {
     // The gap first: while there is one nothing is sealed, so that no segment
     // can come to have the TXID that the snapshot gets.
     let gap = db.peek().gap();
-    let front = lock(&db.ship).pending.front().map(Arc::clone);
+    let front = {
+        let ship = lock(&db.ship);
+        if ship.history != History::Agreed {
+            // Another thread saw that the database was moved.
+            return Ok(Step::Idle);
+        }
+        ship.pending.front().map(Arc::clone)
+    };
     if let Some(front) = front {
         ship_segments(db, front).await?;
         seal_more(db).await;
@@ -344,6 +351,12 @@ fn encode(
     encoder.finish().map(drop)
 }
 
+/// What waits for storage after `txid`; nothing once there is a conflict.
+fn next_of(ship: &Ship, txid: Txid) -> Option<Arc<Pending>> {
+    let next = || ship.pending.iter().find(|p| p.segment.txid() == txid.next());
+    (ship.history == History::Agreed).then(next).flatten().map(Arc::clone)
+}
+
 async fn ship_segments(db: &Arc<Db>, front: Arc<Pending>) -> Result<()> {
     let mut ready = prepare(Arc::clone(db), front).await?;
     loop {
@@ -351,8 +364,7 @@ async fn ship_segments(db: &Arc<Db>, front: Arc<Pending>) -> Result<()> {
             return Ok(());
         }
         let txid = ready.header.min_txid;
-        let next =
-            lock(&db.ship).pending.iter().find(|p| p.segment.txid() == txid.next()).map(Arc::clone);
+        let next = next_of(&lock(&db.ship), txid);
         let (done, prepared) = tokio::join!(write_segment(db, &ready), async {
             match next {
                 Some(next) => Some(prepare(Arc::clone(db), next).await),

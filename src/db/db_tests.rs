@@ -355,6 +355,9 @@ fn a_conflict_is_nobody_elses() {
     let sealed = {
         let mut guard = bench.db.capture();
         let capture = guard.as_mut().unwrap();
+        // The shipper had seen no conflict, and waits for what is captured.
+        bench.db.kick();
+        tasks::sleep_blocking(Duration::from_millis(50));
         bench.wal.commit(3, 3).write(&bench.db.wal_path);
         lock(&bench.index).mx_frame += 1;
         let end = Published { salt1: 7, mx_frame: 2 };
