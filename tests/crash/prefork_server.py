@@ -20,6 +20,50 @@ from lab.host import connect, load
 from session import Journal, Session, create
 
 
+# How long writers wait for each other.
+PATIENCE = 30
+
+
+class Told:
+    """A connection whose errors tell the statement and how long it waited."""
+
+    def __init__(self, db):
+        self.db, self.close = db, db.close
+
+    def execute(self, sql, *args):
+        began = time.monotonic()
+        try:
+            return self.db.execute(sql, *args)
+        except sqlite3.Error as error:
+            error.add_note(f"{getattr(error, 'sqlite_errorname', '')} by {sql!r}"
+                           f" after {time.monotonic() - began:.1f} s")
+            raise
+
+
+def is_wal(path):
+    """Whether the database is in WAL mode for good."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(20)[18:] == b"\2\2" and not os.path.exists(f"{path}-journal")
+    except FileNotFoundError:
+        return False
+
+
+def turn_to_wal(db, path):
+    """Two that turn a database to WAL mode at once both read it and both want to write:
+    SQLite refuses one of them without asking the busy handler, which would not help."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        done = is_wal(path)
+        try:
+            return db.execute("PRAGMA journal_mode=WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            late = time.monotonic() > end
+            if done or late or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+        time.sleep(0.01)
+
+
 class Process:
     """What every process of the server is."""
 
@@ -41,8 +85,11 @@ class Process:
         (pathlib.Path(self.settings["pids"]) / str(os.getpid())).unlink(missing_ok=True)
 
     def open(self):
-        db = connect(self.settings["path"], **self.settings["parameters"])
-        db.execute("PRAGMA busy_timeout=30000")
+        path = self.settings["path"]
+        db = Told(connect(path, wal=False, **self.settings["parameters"]))
+        db.execute(f"PRAGMA busy_timeout={PATIENCE * 1000}")
+        turn_to_wal(db, path)
+        db.execute("PRAGMA synchronous=NORMAL")
         db.execute(f"PRAGMA wal_autocheckpoint={self.settings['wal_autocheckpoint']}")
         create(db)
         return Session(db, self.journal, self.random)
@@ -53,7 +100,8 @@ class Process:
             work()
             return 0
         except Exception as error:  # noqa: BLE001
-            self.journal.error(f"{os.getpid()} {type(error).__name__}: {error}")
+            told = ", ".join(getattr(error, "__notes__", []))
+            self.journal.error(f"{os.getpid()} {type(error).__name__}: {error} ({told})")
             return 1
 
 
