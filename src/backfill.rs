@@ -111,7 +111,7 @@ impl Gathering<'_> {
             }
             drop(guard);
             if tasks::now() >= deadline {
-                return Err(later("another process holds the write lock"));
+                return Err(later("a transaction is under way"));
             }
             tasks::sleep_blocking(PAUSE);
         }
@@ -127,6 +127,10 @@ impl Gathering<'_> {
             if !ours && !self.file.is_reserved()? {
                 capture.abandon_rollback()?;
             }
+            return Ok(false);
+        }
+        // Its begin could not be recorded.
+        if self.db.is_writing() {
             return Ok(false);
         }
         if ours {

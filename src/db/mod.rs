@@ -98,6 +98,9 @@ pub struct Db {
     orphaned: AtomicBool,
     /// The disk was in the way when the record was to be opened.
     unopened: AtomicBool,
+    /// A connection of this process is between its first write of a transaction
+    /// outside WAL mode and that transaction's end, recorded or not.
+    writing: AtomicBool,
     /// Nothing is opened any more.
     ended: AtomicBool,
     /// Signalled when a capture ends: for a connection that wants to restart the WAL.

@@ -118,6 +118,7 @@ impl Db {
             refused: Mutex::default(),
             orphaned: Default::default(),
             unopened: Default::default(),
+            writing: Default::default(),
             ended: Default::default(),
             captured_signal: Default::default(),
             ship: Mutex::new(Ship::new(false)),

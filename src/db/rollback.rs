@@ -29,6 +29,11 @@ impl Db {
         self.writers.load(Ordering::Acquire) > 0
     }
 
+    /// A connection of this process changed the file and did not commit yet.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.load(Ordering::Acquire)
+    }
+
     /// A connection of this process got the file exclusively: no other one, of
     /// whatever process, reads or writes it.
     pub fn holder_came(&self) {
@@ -50,6 +55,8 @@ impl Db {
     /// RESERVED; the playback of a hot journal does not. `commits`: it writes
     /// page 1, which SQLite does first when it commits, and never before.
     pub fn rollback_begin(&self, by_transaction: bool, commits: bool, file: &dyn OwnFile) {
+        // Before the lock is asked for: what cannot be recorded is known all the same.
+        self.writing.store(true, Ordering::Release);
         self.in_wal.store(false, Ordering::Release);
         self.counters.change();
         if self.is_faulted() {
@@ -93,6 +100,7 @@ impl Db {
             self.note_page_size(page_size);
         }
         self.end_rollback(writes, file);
+        self.writing.store(false, Ordering::Release);
         self.started.store(true, Ordering::Release);
         self.arm();
     }
@@ -106,6 +114,7 @@ impl Db {
         // it stands. Anything else is torn.
         if writes.is_complete() && !self.journal_is_hot() {
             self.end_rollback(writes, file);
+            self.writing.store(false, Ordering::Release);
             return;
         }
         self.rollback_lost();
@@ -126,6 +135,7 @@ impl Db {
             guard.remember_gap(Gap::Interrupted);
         }
         drop(guard);
+        self.writing.store(false, Ordering::Release);
         self.arm();
     }
 
