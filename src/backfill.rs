@@ -106,6 +106,11 @@ impl Gathering<'_> {
             }
             let in_wal =
                 self.db.wal_was_open() && in_wal_mode(self.db)? && !self.db.journal_is_hot();
+            // A WAL without an index that a commit was noted from may be one whose index
+            // is made a moment later: its last frames are perhaps not committed yet.
+            if in_wal && !self.db.has_holder() && self.db.published().mx_frame == 0 {
+                return Err(later("its wal-index is just being made"));
+            }
             if in_wal || self.is_quiet(capture)? {
                 return self.begin_locked(capture, in_wal);
             }
