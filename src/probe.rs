@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::history::newest;
 use crate::log::Level;
 use crate::ltx::{HEADER_SIZE, Header, Txid};
+use crate::os::disk;
 use crate::replica_client::ReplicaClient;
 use crate::store::Store;
 use crate::tasks;
@@ -46,6 +47,8 @@ pub(crate) fn check(
             Err(Error::new(ErrorKind::Transient, format!("{} does not answer", client.url())))
         });
     match answer {
+        // Made meanwhile: its process found storage empty, and what is there now is its own.
+        Ok(Some(_)) if will_create && is_made(path)? => check(store, path, config, client, false),
         Ok(Some(found)) if will_create => Err(Error::new(
             ErrorKind::AlreadyExists,
             format!(
@@ -65,6 +68,11 @@ pub(crate) fn check(
         }
         Err(e) => Err(e),
     }
+}
+
+/// Whether a database is at `path`, more than an empty file.
+fn is_made(path: &Path) -> Result<bool> {
+    Ok(disk::stat(path)?.is_some_and(|s| s.size > 0))
 }
 
 async fn look(client: &Client) -> Result<Option<Found>> {

@@ -394,6 +394,21 @@ fn a_conflict_is_nobody_elses() {
     assert_eq!((capture.gap(), capture.position().wal.frame), (None, header.mx_frame));
 }
 
+/// An open failed when another process made the database, and shipped it, between
+/// the look at the file and the answer of storage.
+#[test]
+fn a_database_that_was_made_meanwhile_is_opened() {
+    let mut bench = Bench::new();
+    bench.commit(2, 2);
+    bench.db.sync(PATIENCE).unwrap();
+    let path = bench.db.path.clone();
+    bench.store.before_open(&path, &bench.db.config, true).unwrap();
+    std::fs::rename(&path, path.with_extension("away")).unwrap();
+    let refused = bench.store.before_open(&path, &bench.db.config, true);
+    assert_eq!(kind(refused), Some(ErrorKind::AlreadyExists));
+    std::fs::rename(path.with_extension("away"), &path).unwrap();
+}
+
 /// The whole WAL was read under the lock that commits wait for when it goes away.
 #[test]
 fn a_read_transaction_begins_without_reading_the_wal() {
