@@ -70,6 +70,25 @@ pub(crate) async fn newest(
     Ok(newest)
 }
 
+/// The end of the chain when its files are asked for by name: a listing can be
+/// older than they are, and after a power loss nothing here remembers the last
+/// ones, which would be taken for somebody else's.
+async fn beyond(db: &Db, listed: Option<FileInfo>) -> Result<Option<FileInfo>> {
+    let mut found = listed;
+    loop {
+        let next = found.map_or(Txid(1), |file| file.id.max.next());
+        let id = FileId { level: 0, min: next, max: next };
+        match db.client.read_prefix(&id, Some(HEADER_SIZE as u64)).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(found),
+            Err(e) => return Err(e),
+            Ok(piece) => {
+                let created_at_ms = Header::decode(&piece.bytes)?.timestamp_ms;
+                found = Some(FileInfo { id, size: piece.size, created_at_ms });
+            }
+        }
+    }
+}
+
 /// Decides whether shipping goes on, and from which TXID.
 pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
     let dir = db.vfs_dir();
@@ -77,7 +96,10 @@ pub(crate) async fn reconcile(db: &Arc<Db>) -> Result<()> {
     let known = Shipped::load(&dir)?;
     let trusted = lock(&db.ship).trusted;
     let seek = known.filter(|_| trusted).map_or(Txid(1), |(txid, _)| txid);
-    let found = newest(&*db.client.client, seek).await?;
+    let mut found = newest(&*db.client.client, seek).await?;
+    if lock(&db.node).is_some_and(|node| node.rebooted) {
+        found = beyond(db, found).await?;
+    }
     let mut equal = None;
     let acked = match (found, known.filter(|_| trusted)) {
         (None, None) => fresh(db)?,
