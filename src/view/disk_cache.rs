@@ -62,6 +62,9 @@ pub(crate) struct DiskCache {
     limit: u64,
     log: Arc<dyn Log>,
     warned: AtomicBool,
+    /// Held while files are written, and never waited for with `state` held: a lookup
+    /// does not wait for a write.
+    own: Mutex<Option<Own>>,
     state: Mutex<State>,
 }
 
@@ -76,7 +79,6 @@ struct State {
     found: HashMap<(DiskKey, u32), Place>,
     /// By name without suffix.
     segments: HashMap<Arc<str>, Segment>,
-    own: Option<Own>,
     refreshed: Option<Instant>,
     failed: Option<Instant>,
 }
@@ -103,7 +105,9 @@ struct Own {
     name: Arc<str>,
     pages: AppendFile,
     index: AppendFile,
+    /// Bytes of each.
     len: u64,
+    index_len: u64,
 }
 
 impl DiskCache {
@@ -115,6 +119,7 @@ impl DiskCache {
             limit,
             log,
             warned: AtomicBool::new(false),
+            own: Mutex::default(),
             state: Mutex::default(),
         };
         if let Err(e) = os::create_private_dir(dir) {
@@ -187,37 +192,43 @@ impl DiskCache {
     /// Keeps `payloads`, each under `key` and its part; `time_ms` decides which one
     /// of several is the last.
     pub(crate) fn put(&self, key: DiskKey, payloads: &[(u32, &[u8])], time_ms: i64) {
-        let mut state = tasks::lock(&self.state);
-        let paused = |at: Instant| tasks::now().saturating_duration_since(at) < PAUSE;
-        if state.failed.is_some_and(paused) {
-            return;
-        }
         let bytes: usize = payloads.iter().map(|(_, payload)| payload.len()).sum();
         if bytes as u64 > self.segment_bytes() {
             return;
         }
-        if let Err(e) = self.append(&mut state, key, payloads, time_ms) {
-            state.own = None;
-            self.fail(&mut state, "write to", &e);
+        let mut own = tasks::lock(&self.own);
+        let paused = |at: Instant| tasks::now().saturating_duration_since(at) < PAUSE;
+        if tasks::lock(&self.state).failed.is_some_and(paused) {
+            return;
+        }
+        if let Err(e) = self.append(&mut own, key, payloads, time_ms) {
+            *own = None;
+            self.fail(&mut tasks::lock(&self.state), "write to", &e);
         }
     }
 
     fn append(
         &self,
-        state: &mut State,
+        own: &mut Option<Own>,
         key: DiskKey,
         payloads: &[(u32, &[u8])],
         time_ms: i64,
     ) -> Result<()> {
         let bytes: usize = payloads.iter().map(|(_, payload)| payload.len()).sum();
-        if state.own.as_ref().is_none_or(|own| own.len + bytes as u64 > self.segment_bytes()) {
-            state.own = None;
-            self.trim(state)?;
-            state.own = Some(self.new_segment(state, time_ms)?);
+        let ended = |own: &Own| {
+            own.len + bytes as u64 > self.segment_bytes()
+                // Removed by another process: begin anew.
+                || !tasks::lock(&self.state).segments.contains_key(&own.name)
+        };
+        if own.as_ref().is_none_or(ended) {
+            *own = None;
+            self.trim()?;
+            *own = Some(self.new_segment(time_ms)?);
         }
-        let Some(own) = &mut state.own else { return Ok(()) };
+        let Some(own) = own else { return Ok(()) };
         let mut joined = Vec::with_capacity(bytes);
         let mut entries = Vec::with_capacity(payloads.len() * ENTRY_SIZE);
+        let mut places = Vec::with_capacity(payloads.len());
         for (part, payload) in payloads {
             let entry = Entry {
                 key,
@@ -229,14 +240,17 @@ impl DiskCache {
             };
             entries.extend_from_slice(&entry.encode());
             joined.extend_from_slice(payload);
-            let name = Arc::clone(&own.name);
-            state.found.insert((key, *part), Place::of(&entry, name));
+            places.push(((key, *part), Place::of(&entry, Arc::clone(&own.name))));
         }
         own.pages.append(&joined)?;
         own.len += joined.len() as u64;
         own.index.append(&entries)?;
+        own.index_len += entries.len() as u64;
+        let mut state = tasks::lock(&self.state);
         if let Some(segment) = state.segments.get_mut(&own.name) {
-            segment.read += entries.len() as u64;
+            // A refresh may have read them meanwhile.
+            segment.read = segment.read.max(own.index_len);
+            state.found.extend(places);
         }
         Ok(())
     }
@@ -245,20 +259,24 @@ impl DiskCache {
         (self.limit / SEGMENTS).clamp(SEGMENT_MIN, SEGMENT_MAX)
     }
 
-    fn new_segment(&self, state: &mut State, time_ms: i64) -> Result<Own> {
-        let number = state.segments.len();
+    fn new_segment(&self, time_ms: i64) -> Result<Own> {
+        let number = tasks::lock(&self.state).segments.len();
         let name = format!("{time_ms:016x}-{}-{number}", tasks::process_id());
         let name: Arc<str> = name.into();
         let pages = AppendFile::open(&self.path(&name, PAGES))?;
         let index = AppendFile::open(&self.path(&name, INDEX))?;
-        let len = os::open_read(&self.path(&name, PAGES))
-            .map(|file| file.metadata().map_or(0, |meta| meta.len()))?;
-        state.segments.insert(Arc::clone(&name), Segment::default());
-        Ok(Own { name, pages, index, len })
+        let size = |suffix| {
+            os::open_read(&self.path(&name, suffix))
+                .map(|file| file.metadata().map_or(0, |meta| meta.len()))
+        };
+        let (len, index_len) = (size(PAGES)?, size(INDEX)?);
+        // Its files are there: a refresh does not take it for a removed one.
+        tasks::lock(&self.state).segments.entry(Arc::clone(&name)).or_default();
+        Ok(Own { name, pages, index, len, index_len })
     }
 
     /// Removes the oldest segments until a new one fits.
-    fn trim(&self, state: &mut State) -> Result<()> {
+    fn trim(&self) -> Result<()> {
         let mut segments: HashMap<String, u64> = HashMap::new();
         for file in self.list()? {
             if let Some((name, _)) = segment_of(&file.name) {
@@ -274,7 +292,7 @@ impl DiskCache {
             }
             os::remove_if_exists(&self.path(&name, INDEX))?;
             os::remove_if_exists(&self.path(&name, PAGES))?;
-            state.forget(&name);
+            tasks::lock(&self.state).forget(&name);
             total -= bytes;
         }
         Ok(())
@@ -298,12 +316,7 @@ impl DiskCache {
         }
         let gone: Vec<Arc<str>> =
             state.segments.keys().filter(|name| !there.contains(&&***name)).cloned().collect();
-        let own = state.own.as_ref().map(|own| Arc::clone(&own.name));
         for name in gone {
-            // Ours was removed by another process: begin anew.
-            if own.as_ref() == Some(&name) {
-                state.own = None;
-            }
             state.forget(&name);
         }
     }

@@ -182,3 +182,27 @@ fn an_unusable_directory_is_told_once() {
     assert_eq!(lines.len(), 1);
     assert!(lines[0].contains(path.to_str().unwrap()), "{lines:?}");
 }
+
+#[test]
+fn a_lookup_does_not_wait_for_a_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Arc::new(open(dir.path(), LIMIT));
+    open(dir.path(), LIMIT).put(key(1), &[(0, b"there")], 1);
+    assert!(cache.contains(key(1), 0));
+    // The next segment: to open it takes as long as nobody reads it.
+    let pipe = dir.path().join(format!("{:016x}-{}-1{PAGES}", 2, tasks::process_id()));
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let writer = Arc::clone(&cache);
+    let writer = std::thread::spawn(move || writer.put(key(2), &[(0, b"late")], 2));
+    let index = pipe.with_extension("index");
+    tasks::sleep_blocking(Duration::from_millis(200));
+    let (tell, told) = std::sync::mpsc::channel();
+    let reader = Arc::clone(&cache);
+    std::thread::spawn(move || tell.send((reader.contains(key(1), 0), reader.get(key(1), 0))));
+    let answer = told.recv_timeout(Duration::from_secs(20));
+    assert!(!writer.is_finished() && !index.exists());
+    let _end = fs::File::open(&pipe).unwrap();
+    writer.join().unwrap();
+    assert_eq!(answer.unwrap(), (true, Some(b"there".to_vec())));
+}

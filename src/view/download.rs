@@ -1,6 +1,7 @@
 //! The requests of one source: how many at once, how much ahead of the readers,
 //! and when a slow one is sent a second time.
 
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
@@ -46,6 +47,7 @@ pub(super) struct Downloads {
     disk: Option<Arc<DiskCache>>,
     /// Bytes on their way to the disk.
     saving: AtomicUsize,
+    saves: Mutex<Saves>,
     gate: Semaphore,
     ahead: AtomicUsize,
     pace: Mutex<Pace>,
@@ -69,6 +71,7 @@ impl Downloads {
             ranges: Ranges::default(),
             disk,
             saving: AtomicUsize::new(0),
+            saves: Mutex::default(),
             gate: Semaphore::new(REQUESTS_MAX),
             ahead: AtomicUsize::new(0),
             pace: Mutex::default(),
@@ -144,7 +147,7 @@ impl Downloads {
     }
 
     fn disk_key(&self, file: &RemoteFile) -> DiskKey {
-        file_key(self.url(), file)
+        *file.disk_key.get_or_init(|| file_key(self.url(), file))
     }
 
     /// The one chunk that `range` is.
@@ -165,23 +168,39 @@ impl Downloads {
     /// Keeps the whole chunks in `bytes`, which are of `file` from `offset` on,
     /// on the disk, if that keeps up.
     pub(super) fn save(self: &Arc<Self>, file: &Arc<RemoteFile>, offset: u64, bytes: Bytes) {
-        let Some(disk) = self.disk.clone() else { return };
+        if self.disk.is_none() {
+            return;
+        }
         let len = bytes.len();
         if self.saving.fetch_add(len, Ordering::Relaxed) > TO_DISK_MAX {
             self.saving.fetch_sub(len, Ordering::Relaxed);
             return;
         }
-        let (downloads, file) = (Arc::clone(self), Arc::clone(file));
-        drop(self.runtime.spawn_blocking(move || {
-            let key = downloads.disk_key(&file);
-            let chunks = sound_chunks(&file, offset, &bytes);
-            let new: Vec<(u32, &[u8])> =
-                chunks.into_iter().filter(|(chunk, _)| !disk.contains(key, *chunk)).collect();
-            if !new.is_empty() {
-                disk.put(key, &new, tasks::clock().now_ms());
-            }
-            downloads.saving.fetch_sub(len, Ordering::Relaxed);
-        }));
+        let mut saves = tasks::lock(&self.saves);
+        saves.waiting.push_back(Save { file: Arc::clone(file), offset, bytes });
+        if !std::mem::replace(&mut saves.running, true) {
+            let downloads = Arc::clone(self);
+            drop(self.runtime.spawn_blocking(move || downloads.save_all()));
+        }
+    }
+
+    /// Writes what waits, until nothing does.
+    fn save_all(&self) {
+        let next = || tasks::lock(&self.saves).next();
+        while let Some(save) = next() {
+            self.write(&save);
+            self.saving.fetch_sub(save.bytes.len(), Ordering::Relaxed);
+        }
+    }
+
+    fn write(&self, save: &Save) {
+        let Some(disk) = &self.disk else { return };
+        let key = self.disk_key(&save.file);
+        let new = |chunk| !disk.contains(key, chunk);
+        let chunks = sound_chunks(&save.file, save.offset, &save.bytes, new);
+        if !chunks.is_empty() {
+            disk.put(key, &chunks, tasks::clock().now_ms());
+        }
     }
 
     /// Whether something is on its way to the disk.
@@ -264,9 +283,38 @@ pub(super) fn file_key(url: &str, file: &RemoteFile) -> DiskKey {
     DiskKey::of(&["pages", url, &file.id.to_string(), &size, file.tag.as_str()])
 }
 
-/// The whole chunks in `bytes`, of `file` from `offset` on, of which every page
-/// can be decoded.
-fn sound_chunks<'a>(file: &RemoteFile, offset: u64, bytes: &'a [u8]) -> Vec<(u32, &'a [u8])> {
+/// Bytes for the disk: one thread at a time writes them, in this order.
+#[derive(Debug, Default)]
+struct Saves {
+    waiting: VecDeque<Save>,
+    running: bool,
+}
+
+impl Saves {
+    /// The next to be written; without one the thread that writes ends.
+    fn next(&mut self) -> Option<Save> {
+        let save = self.waiting.pop_front();
+        self.running = save.is_some();
+        save
+    }
+}
+
+/// Bytes of a file from an offset on.
+#[derive(Debug)]
+struct Save {
+    file: Arc<RemoteFile>,
+    offset: u64,
+    bytes: Bytes,
+}
+
+/// The whole chunks in `bytes`, of `file` from `offset` on, that `wanted` names and
+/// of which every page can be decoded.
+fn sound_chunks<'a>(
+    file: &RemoteFile,
+    offset: u64,
+    bytes: &'a [u8],
+    wanted: impl Fn(u32) -> bool,
+) -> Vec<(u32, &'a [u8])> {
     let Some((first, last)) = whole_chunks(file, offset, bytes.len() as u64) else {
         return Vec::new();
     };
@@ -284,7 +332,7 @@ fn sound_chunks<'a>(file: &RemoteFile, offset: u64, bytes: &'a [u8]) -> Vec<(u32
         }
         Some((chunk, part))
     };
-    (first..=last).filter_map(&mut sound).collect()
+    (first..=last).filter(|chunk| wanted(*chunk)).filter_map(&mut sound).collect()
 }
 
 /// A request under way. Dropped without a result it was cut off, with the

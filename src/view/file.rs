@@ -1,7 +1,9 @@
 //! One stored file of one version, and where its pages lie.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::disk_cache::DiskKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{HEADER_SIZE, IndexEntry, PageIndex, Pgno};
 use crate::replica_client::{FileId, Tag};
@@ -28,6 +30,9 @@ pub(crate) struct RemoteFile {
     pub index: FileIndex,
     /// File checksum of its trailer.
     pub checksum: u64,
+    /// The name of its pages in a cache directory, once somebody asked for it; the
+    /// file belongs to one replica.
+    pub disk_key: OnceLock<DiskKey>,
 }
 
 /// A number for a file that has none yet.

@@ -23,6 +23,7 @@ fn file(txid: u64, pages: impl IntoIterator<Item = Pgno>) -> Arc<RemoteFile> {
         created_at_ms: 0,
         index: FileIndex::new(&index),
         checksum: 0,
+        disk_key: Default::default(),
     })
 }
 

@@ -375,6 +375,7 @@ impl Files {
                 created_at_ms: tail.header.map_or(tail.listed_ms, |header| header.timestamp_ms),
                 index: FileIndex::new(&tail.index),
                 checksum: tail.checksum,
+                disk_key: Default::default(),
             }),
         };
         if known.len() == known.capacity() {

@@ -96,6 +96,7 @@ impl Storage {
             created_at_ms: 1_000,
             index: FileIndex::new(&index),
             checksum: trailer.file_checksum,
+            disk_key: Default::default(),
         })
     }
 
