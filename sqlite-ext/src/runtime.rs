@@ -10,39 +10,35 @@ use litestream::view::Sources;
 use crate::ffi::process::{close_inherited, generation, watch};
 use crate::log::Sink;
 
-/// The stores with the process generations that they belong to. A parent's
-/// stays in its child: threads that are not here cannot be ended.
-static STORES: Mutex<Vec<(u32, Arc<Store>)>> = Mutex::new(Vec::new());
+/// One of a kind for each process, with the process generations that they belong
+/// to. A parent's stays in its child: threads that are not here cannot be ended.
+type PerProcess<T> = Mutex<Vec<(u32, Arc<T>)>>;
+
+static STORES: PerProcess<Store> = Mutex::new(Vec::new());
+static SOURCES: PerProcess<Sources> = Mutex::new(Vec::new());
 
 /// The store of this process.
 pub(crate) fn store() -> Arc<Store> {
-    watch();
-    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
-    let mine = generation();
-    if let Some((_, store)) = stores.iter().find(|(owner, _)| *owner == mine) {
-        return Arc::clone(store);
-    }
-    close_inherited();
-    let store = Store::new(Arc::new(Sink::from_environment()));
-    stores.push((mine, Arc::clone(&store)));
-    store
+    own(&STORES, |log| Store::new(log))
 }
-
-/// As [`STORES`], of the replicas that are read.
-static SOURCES: Mutex<Vec<(u32, Arc<Sources>)>> = Mutex::new(Vec::new());
 
 /// The replicas of this process.
 pub(crate) fn sources() -> Arc<Sources> {
+    own(&SOURCES, |log| Sources::new(log))
+}
+
+/// The one of this process, made at the first call.
+fn own<T>(all: &PerProcess<T>, make: impl FnOnce(Arc<Sink>) -> Arc<T>) -> Arc<T> {
     watch();
-    let mut all = SOURCES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
     let mine = generation();
-    if let Some((_, sources)) = all.iter().find(|(owner, _)| *owner == mine) {
-        return Arc::clone(sources);
+    if let Some((_, found)) = all.iter().find(|(owner, _)| *owner == mine) {
+        return Arc::clone(found);
     }
     close_inherited();
-    let sources = Sources::new(Arc::new(Sink::from_environment()));
-    all.push((mine, Arc::clone(&sources)));
-    sources
+    let made = make(Arc::new(Sink::from_environment()));
+    all.push((mine, Arc::clone(&made)));
+    made
 }
 
 /// Ships what the databases of this process still hold; nothing in a child
